@@ -1,0 +1,75 @@
+//! OCI in, [`Plan`] out.
+//!
+//! A *bundle* is the directory containerd (or Docker) prepares for one container: `config.json`, which
+//! says what is wanted, and a root file system, which is often not mounted yet. This crate reads the
+//! first and answers with a [`Plan`]: the same wishes, checked, with every default filled in and every
+//! path absolute. Whoever holds a `Plan` needs no OCI type, no default and no further validation.
+//!
+//! ```text
+//! config.json ── Bundle::open ──▶ Bundle ── Plan::new ──▶ Plan { rootfs, mounts, namespaces,
+//!                what was said             what was meant        hostname, process, limits }
+//!                                                                           │ args[0]
+//! the mounted root, as a descriptor ────────────────── Entrypoint::resolve ─┴─▶ Entrypoint { file, kind }
+//! ```
+//!
+//! The second line waits until the root is mounted: only then is it known whether the container is
+//! wasm at all. [`Error::NotWasm`] with [`NotWasm::Elf`] or [`NotWasm::Script`] is how a Linux
+//! container is told from a wasm one.
+//!
+//! Nothing here mounts, enters a namespace, starts a thread or runs a guest. Reading is synchronous
+//! and touches two things: `config.json`, and files below the descriptor it is given. There is no
+//! engine and no containerd in this crate, so that it is tested with data files and without root.
+//!
+//! Not checked, because a wasm guest cannot meet it: capabilities, seccomp, AppArmor and SELinux
+//! profiles, devices, rlimits, masked and read-only paths. The shim confines its threads by rules of
+//! its own that are stricter than any of them.
+//!
+//! # Example
+//!
+//! ```
+//! use wasi_bundles::{Bundle, Namespace, Plan};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! std::fs::write(
+//!     dir.path().join("config.json"),
+//!     r#"{
+//!         "ociVersion": "1.1.0",
+//!         "root": { "path": "rootfs", "readonly": true },
+//!         "process": { "user": {}, "cwd": "/", "args": ["/app.wasm", "--port", "80"], "env": ["A=b=c"] },
+//!         "linux": { "namespaces": [{ "type": "network" }] }
+//!     }"#,
+//! )?;
+//!
+//! let plan = Plan::new(&Bundle::open(dir.path())?)?;
+//! assert_eq!(plan.rootfs().path, dir.path().join("rootfs"));
+//! assert_eq!(plan.process().variable("A"), Some("b=c"));
+//! assert_eq!(plan.namespaces().network, Namespace::New);
+//! assert_eq!(plan.namespaces().ipc, Namespace::Host);
+//! # Ok(())
+//! # }
+//! ```
+
+mod bundle;
+mod entrypoint;
+mod error;
+mod limits;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod plan;
+mod process;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod wasm;
+
+pub use bundle::Bundle;
+pub use entrypoint::Entrypoint;
+pub use error::Error;
+pub use limits::Limits;
+pub use mount_options::MountFlags;
+pub use mounts::{Mount, MountKind};
+pub use namespaces::{Namespace, Namespaces};
+pub use plan::{Plan, Rootfs};
+pub use process::{Process, User};
+pub use wasm::{Kind, NotWasm};
