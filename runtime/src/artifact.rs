@@ -1,0 +1,184 @@
+//! Machine code, mapped from the cache and ready to be given guests.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use wasmtime::component::{Component, Linker as ComponentLinker};
+use wasmtime::{Linker, Module, Precompiled, Store};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use crate::host::Host;
+use crate::interrupt::Interrupter;
+use crate::prepared::Entry;
+use crate::{Engine, Error, Guest, Prepared};
+
+/// What components can import: every interface of these WASI 0.2 packages.
+const COMPONENT_WORLD: [&str; 6] = [
+    "wasi:cli",
+    "wasi:clocks",
+    "wasi:filesystem",
+    "wasi:io",
+    "wasi:random",
+    "wasi:sockets",
+];
+
+/// A compiled program. Cloning shares the code.
+#[derive(Clone)]
+pub struct Artifact {
+    engine: Engine,
+    code: Code,
+}
+
+#[derive(Clone)]
+enum Code {
+    /// A core module for WASI 0.1.
+    Module(Module),
+    /// A component for WASI 0.2.
+    Component(Component),
+}
+
+impl std::fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.code {
+            Code::Module(_) => "Artifact::Module",
+            Code::Component(_) => "Artifact::Component",
+        })
+    }
+}
+
+impl Artifact {
+    /// Maps an artifact that this crate's compiler wrote and the cache's check found whole.
+    ///
+    /// The reason comes back as text: what does not load is compiled again, whatever it was.
+    pub(crate) fn map(engine: &Engine, file: &File) -> Result<Self, String> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let kind = wasmtime::Engine::detect_precompiled_file(&path)
+            .map_err(|error| format!("{error:#}"))?
+            .ok_or("it is no artifact of wasmtime")?;
+        // SAFETY: `deserialize_file` executes what the file says, and maps it, so it wants (1) bytes
+        // that wasmtime's own compiler wrote and (2) that nobody changes them afterwards. (1) The cache
+        // checks that its folder is closed to everyone but this user, and the digest at the end of
+        // the entry; nothing but `Cache::compile` writes there, from the output of the compile child;
+        // an artifact that came in an image never gets here. (2) Entries are published by rename
+        // after the last write and made read-only, and only ever replaced or unlinked, which leaves
+        // the mapped inode alone.
+        #[allow(unsafe_code, reason = "loading machine code cannot be safe in general")]
+        let code = unsafe {
+            match kind {
+                Precompiled::Module => {
+                    Module::deserialize_file(engine.wasmtime(), &path).map(Code::Module)
+                }
+                Precompiled::Component => {
+                    Component::deserialize_file(engine.wasmtime(), &path).map(Code::Component)
+                }
+            }
+        };
+        Ok(Self {
+            engine: engine.clone(),
+            code: code.map_err(|error| format!("{error:#}"))?,
+        })
+    }
+
+    /// Links the program to what `guest` is given. Nothing of it runs yet.
+    ///
+    /// Has to be called where `/proc` is the host's, as the preopens are opened again through it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unresolved`], [`Error::Import`] and [`Error::NoEntrypoint`] when the program is not
+    /// one this engine can run, [`Error::Nul`] and [`Error::Descriptor`] when `guest` cannot be given
+    /// to it.
+    pub fn prepare(&self, mut guest: Guest) -> Result<Prepared, Error> {
+        if let (Code::Module(_), Some(cwd)) = (&self.code, &guest.cwd)
+            && !guest.env.iter().any(|(name, _)| name == "PWD")
+        {
+            guest.env.push(("PWD".to_owned(), cwd.clone()));
+        }
+        let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
+        store.limiter(|host| &mut host.limiter);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let entry = match &self.code {
+            Code::Module(module) => link_module(module, &mut store)?,
+            Code::Component(component) => link_component(component)?,
+        };
+        let interrupter = Interrupter::new(self.engine.0.clone());
+        Ok(Prepared::new(
+            store,
+            entry,
+            interrupter,
+            guest.stdout,
+            guest.stderr,
+        ))
+    }
+}
+
+fn link_module(module: &Module, store: &mut Store<Host>) -> Result<Entry, Error> {
+    let mut linker: Linker<Host> = Linker::new(module.engine());
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host| &mut host.wasi)
+        .map_err(Error::engine)?;
+    // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
+    linker.allow_shadowing(true);
+    linker
+        .func_wrap(
+            "wasi_snapshot_preview1",
+            "proc_exit",
+            |code: u32| -> wasmtime::Result<()> { Err(I32Exit(code.cast_signed()).into()) },
+        )
+        .map_err(Error::engine)?;
+    let unresolved: Vec<String> = module
+        .imports()
+        .filter(|import| linker.get_by_import(&mut *store, import).is_none())
+        .map(|import| format!("{}::{}", import.module(), import.name()))
+        .collect();
+    if !unresolved.is_empty() {
+        return Err(Error::Unresolved {
+            imports: unresolved,
+            provided: vec!["wasi_snapshot_preview1".to_owned()],
+        });
+    }
+    if module
+        .get_export("_start")
+        .is_none_or(|export| export.func().is_none())
+    {
+        return Err(Error::NoEntrypoint { wanted: "_start" });
+    }
+    linker
+        .instantiate_pre(module)
+        .map(Entry::Module)
+        .map_err(|error| Error::Import {
+            reason: format!("{error:#}"),
+        })
+}
+
+fn link_component(component: &Component) -> Result<Entry, Error> {
+    let engine = component.engine();
+    let mut linker: ComponentLinker<Host> = ComponentLinker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine)?;
+    let unresolved: Vec<String> = component
+        .component_type()
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| {
+            let package = name.split('/').next().unwrap_or_default();
+            !COMPONENT_WORLD.contains(&package)
+        })
+        .collect();
+    if !unresolved.is_empty() {
+        return Err(Error::Unresolved {
+            imports: unresolved,
+            provided: COMPONENT_WORLD.map(str::to_owned).to_vec(),
+        });
+    }
+    let instance = linker
+        .instantiate_pre(component)
+        .map_err(|error| Error::Import {
+            reason: format!("{error:#}"),
+        })?;
+    CommandPre::new(instance)
+        .map(Entry::Component)
+        .map_err(|_| Error::NoEntrypoint {
+            wanted: "wasi:cli/run@0.2",
+        })
+}

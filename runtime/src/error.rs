@@ -1,0 +1,124 @@
+//! What can go wrong before a guest runs.
+//!
+//! Each variant says whose fault it is: the image's ([`Error::is_guest_fault`]), which a better image
+//! mends, or the host's, which only the node's owner can mend. What goes wrong *while* a guest runs
+//! is no error but an [`Outcome`](crate::Outcome).
+
+use std::io;
+
+/// Why a guest could not be loaded or prepared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The compiler refused the module; `reason` is its own words. The image's fault.
+    #[error("cannot compile it: {reason}")]
+    Compile {
+        /// What the compiler wrote.
+        reason: String,
+    },
+    /// The program imports what is not provided. The image's fault.
+    #[error(
+        "it imports {}, which this runtime does not provide (it provides: {})",
+        .imports.join(", "), .provided.join(", ")
+    )]
+    Unresolved {
+        /// The imports, as `module::name` or a component's interface.
+        imports: Vec<String>,
+        /// What could have been imported.
+        provided: Vec<String>,
+    },
+    /// An import exists, but not as the program wants it. The image's fault.
+    #[error("its imports do not fit: {reason}")]
+    Import {
+        /// What wasmtime says of it.
+        reason: String,
+    },
+    /// Nothing to call. The image's fault.
+    #[error("it exports no {wanted}: it is a library, not a program")]
+    NoEntrypoint {
+        /// The export that a program has.
+        wanted: &'static str,
+    },
+    /// An argument or variable that WASI cannot carry. The caller's fault.
+    #[error("{what} contains a NUL byte")]
+    Nul {
+        /// Which one.
+        what: String,
+    },
+    /// The compile child could not be run. The host's fault.
+    #[error("cannot run the compiler {program}")]
+    Compiler {
+        /// Its path.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The artifact cache does not work. The host's fault.
+    #[error("the artifact cache: cannot {action}")]
+    Cache {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache folder can be written by others, who could put native code into every pod.
+    #[error(
+        "the artifact cache belongs to uid {uid} with mode {mode:o}; it has to belong to uid \
+         {wanted} and be closed to all others (mode 700)"
+    )]
+    CacheOpen {
+        /// Its owner.
+        uid: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// The owner it has to have.
+        wanted: u32,
+    },
+    /// A descriptor that was handed in cannot be used. The host's fault.
+    #[error("cannot hand {what} to the guest")]
+    Descriptor {
+        /// Which one.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// wasmtime itself failed. The host's fault.
+    #[error("the engine: {reason}")]
+    Engine {
+        /// What wasmtime says, with its causes.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether a better image or bundle mends it; else it is the host that fails.
+    #[must_use]
+    pub fn is_guest_fault(&self) -> bool {
+        match self {
+            Self::Compile { .. }
+            | Self::Unresolved { .. }
+            | Self::Import { .. }
+            | Self::NoEntrypoint { .. }
+            | Self::Nul { .. } => true,
+            Self::Compiler { .. }
+            | Self::Cache { .. }
+            | Self::CacheOpen { .. }
+            | Self::Descriptor { .. }
+            | Self::Engine { .. } => false,
+        }
+    }
+
+    pub(crate) fn engine(error: wasmtime::Error) -> Self {
+        Self::Engine {
+            reason: format!("{error:#}"),
+        }
+    }
+
+    pub(crate) fn cache(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Cache { action, source }
+    }
+}
