@@ -1,0 +1,193 @@
+//! The container's thread. Everything about the container that Linux knows is an attribute of this
+//! thread: its namespaces, its root, and its id, which containerd is told as the task's pid.
+//!
+//! It is born, walks straight through the making of the container, says that it is ready, and parks.
+//! Released, it polls the guest until there is an outcome. Dropped instead, or failing on the way, it
+//! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
+//!
+//! ```text
+//! namespaces ─► mounts ─► entrypoint ─► artifact ─► link ─► root ─► parked ─► guest ─► outcome
+//! └────────────────────── Create ──────────────────────────────┘   └── Start ──────────────┘
+//! ```
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use wasi_bundles::{Entrypoint, Mount, Plan};
+use wasi_runtime::{Interrupter, Outcome, Prepared};
+
+use crate::programs::Programs;
+use crate::rootfs::Rootfs;
+use crate::stdio::GuestStdio;
+use crate::{Error, guest, namespaces};
+
+/// How long a guest's end waits for threads that still work for it: file operations that were handed
+/// to the pool. One that is stuck for good is left behind.
+const POOL: Duration = Duration::from_millis(50);
+
+/// What a container's thread is made from.
+#[derive(Debug)]
+pub struct Birth {
+    /// What to run, where.
+    pub plan: Plan,
+    /// containerd's mounts for the root file system.
+    pub layers: Vec<Mount>,
+    /// The guest's streams.
+    pub stdio: GuestStdio,
+    /// Where its code comes from.
+    pub programs: Arc<Programs>,
+}
+
+/// A thread that is parked, with its guest ready to run. Dropping it ends it.
+#[derive(Debug)]
+pub struct Parked {
+    pid: u32,
+    release: oneshot::Sender<()>,
+    running: Running,
+}
+
+/// A thread that polls its guest.
+#[derive(Debug)]
+pub struct Running {
+    interrupter: Interrupter,
+    outcome: oneshot::Receiver<Outcome>,
+    thread: JoinHandle<()>,
+}
+
+/// What a thread says when it is parked.
+struct Ready {
+    pid: u32,
+    interrupter: Interrupter,
+}
+
+impl Birth {
+    /// Makes the thread and waits until it is parked.
+    ///
+    /// # Errors
+    ///
+    /// What stood in the way of the container; the thread is gone then, and with it all it had made.
+    pub async fn deliver(self, id: &str) -> Result<Parked, Error> {
+        let (ready, parked) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        let (finish, outcome) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            // The kernel keeps 15 bytes of it.
+            .name(format!("wasi:{id}"))
+            .spawn(move || {
+                let prepared = match self.make() {
+                    Ok(prepared) => prepared,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let tid = rustix::thread::gettid().as_raw_nonzero().get();
+                let ready = ready.send(Ok(Ready {
+                    pid: tid.cast_unsigned(),
+                    interrupter: prepared.interrupter(),
+                }));
+                if ready.is_ok() && released.blocking_recv().is_ok() {
+                    // Nobody listens any more only if the container's driver died in a panic.
+                    drop(finish.send(run(prepared)));
+                }
+            })
+            .map_err(Error::host("start the container's thread"))?;
+        match parked.await {
+            Ok(Ok(Ready { pid, interrupter })) => Ok(Parked {
+                pid,
+                release,
+                running: Running {
+                    interrupter,
+                    outcome,
+                    thread,
+                },
+            }),
+            Ok(Err(error)) => {
+                join(thread).await;
+                Err(error)
+            }
+            Err(_) => {
+                join(thread).await;
+                Err(Error::Panicked)
+            }
+        }
+    }
+
+    /// On the new thread: from the host's world into the container's.
+    fn make(self) -> Result<Prepared, Error> {
+        namespaces::enter(&self.plan)?;
+        let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
+        let entrypoint =
+            Entrypoint::resolve(std::os::fd::AsFd::as_fd(rootfs.tree()), self.plan.process())?;
+        let artifact = self.programs.load(&entrypoint)?;
+        let root = rootfs
+            .tree()
+            .try_clone()
+            .map_err(Error::host("share the root directory"))?;
+        let prepared = artifact
+            .prepare(guest::guest(&self.plan, root, self.stdio))
+            .map_err(|source| Error::Program {
+                path: entrypoint.path.clone(),
+                source,
+            })?;
+        rootfs.enter()?;
+        Ok(prepared)
+    }
+}
+
+/// On the container's thread: polls the guest to its end.
+fn run(prepared: Prepared) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("an epoll, an eventfd and a clock are all it needs");
+    let outcome = runtime.block_on(prepared.run());
+    runtime.shutdown_timeout(POOL);
+    outcome
+}
+
+impl Parked {
+    /// The thread's id, which is the task's pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Lets the guest run.
+    #[must_use]
+    pub fn release(self) -> Running {
+        // A thread that panicked while parked is found out when it is awaited.
+        let _ = self.release.send(());
+        self.running
+    }
+
+    /// Ends the thread without letting the guest run, and waits until it is gone.
+    pub async fn discard(self) {
+        drop(self.release);
+        join(self.running.thread).await;
+    }
+}
+
+impl Running {
+    /// Ends the guest; its outcome follows.
+    pub fn interrupt(&self) {
+        self.interrupter.kill();
+    }
+
+    /// Waits until the guest has ended: `None` when its thread panicked. May be dropped and called
+    /// again.
+    pub async fn ended(&mut self) -> Option<Outcome> {
+        (&mut self.outcome).await.ok()
+    }
+
+    /// Waits until the thread is gone, and with it the container's namespaces. To be called after
+    /// [`Self::ended`].
+    pub async fn join(self) {
+        join(self.thread).await;
+    }
+}
+
+/// Off the control thread: a thread on its way out may have a file tree to unmount.
+async fn join(thread: JoinHandle<()>) {
+    // The panic itself was logged by the hook; what it means for the container is the caller's.
+    drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+}

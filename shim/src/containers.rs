@@ -1,0 +1,212 @@
+//! The containers of a shim, by id.
+//!
+//! An id is reserved before anything is made for it, under one lock, so that of two Creates of the same
+//! id one is refused however they interleave. A reservation that is dropped is gone; one that is filled
+//! is a container. The lock is never held across an await.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::api::Mount as RootfsMount;
+use containerd_shim_protos::events::task::TaskDelete;
+use containerd_shim_protos::topics;
+use protobuf::MessageField;
+use tokio::sync::watch;
+use wasi_bundles::{Bundle, Mount, Plan};
+
+use crate::Error;
+use crate::confine::Birth;
+use crate::container::Container;
+use crate::events::{Publisher, timestamp};
+use crate::lifecycle::Exit;
+use crate::programs::Programs;
+use crate::stdio::StdioPaths;
+
+/// All containers. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    slots: Arc<Mutex<HashMap<String, Slot>>>,
+    /// How many ids are taken: the shim may go when there are none.
+    count: watch::Sender<usize>,
+    programs: Arc<Programs>,
+    events: Publisher,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Reserved,
+    Filled(Arc<Container>),
+}
+
+/// What Create is asked for.
+#[derive(Debug)]
+pub struct Creation {
+    /// The id.
+    pub id: String,
+    /// The bundle's path.
+    pub bundle: String,
+    /// Mounts that make the root file system.
+    pub rootfs: Vec<RootfsMount>,
+    /// The streams.
+    pub stdio: StdioPaths,
+    /// Whether stdio is a terminal.
+    pub terminal: bool,
+}
+
+impl Containers {
+    /// No containers yet.
+    #[must_use]
+    pub fn new(programs: Programs, events: Publisher) -> Self {
+        Self {
+            slots: Arc::default(),
+            count: watch::Sender::new(0),
+            programs: Arc::new(programs),
+            events,
+        }
+    }
+
+    /// How many there are, and every change of it.
+    #[must_use]
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Makes a container and parks it before its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the bundle, the program or the host; nothing is left of the container.
+    pub async fn create(&self, creation: Creation) -> Result<Arc<Container>, Error> {
+        let reservation = self.reserve(&creation.id)?;
+        if creation.terminal {
+            return Err(Error::Unimplemented("a terminal".to_owned()));
+        }
+        let bundle = Bundle::open(Path::new(&creation.bundle))?;
+        let plan = Plan::new(&bundle)?;
+        let layers = layers(&creation.rootfs, &bundle, &plan)?;
+        let (holds, stdio) = creation.stdio.open()?;
+        let birth = Birth {
+            plan,
+            layers,
+            stdio,
+            programs: Arc::clone(&self.programs),
+        };
+        let thread = birth.deliver(&creation.id).await?;
+        let container = Container::drive(
+            creation.id,
+            bundle.dir().to_owned(),
+            creation.stdio,
+            holds,
+            thread,
+            self.events.clone(),
+        )
+        .await;
+        Ok(reservation.fill(container))
+    }
+
+    /// The container of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], also while it is being created.
+    pub fn get(&self, id: &str) -> Result<Arc<Container>, Error> {
+        match self.slots().get(id) {
+            Some(Slot::Filled(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Reserved) | None => Err(Error::NotFound { id: id.to_owned() }),
+        }
+    }
+
+    /// Forgets a container that has ended, or ends one that was never started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], also for the second of two; [`Error::Refused`] while it runs.
+    pub async fn delete(&self, id: &str) -> Result<(u32, Exit), Error> {
+        let container = self.get(id)?;
+        let pid = container.about().pid;
+        let exit = container.delete().await?;
+        self.slots().remove(id);
+        let deleted = TaskDelete {
+            container_id: id.to_owned(),
+            pid,
+            exit_status: exit.status,
+            exited_at: MessageField::some(timestamp(exit.at)),
+            ..TaskDelete::default()
+        };
+        self.events
+            .publish(topics::TASK_DELETE_EVENT_TOPIC, &deleted)
+            .await;
+        self.recount();
+        Ok((pid, exit))
+    }
+
+    fn reserve(&self, id: &str) -> Result<Reservation, Error> {
+        match self.slots().entry(id.to_owned()) {
+            Entry::Occupied(_) => return Err(Error::AlreadyExists { id: id.to_owned() }),
+            Entry::Vacant(slot) => slot.insert(Slot::Reserved),
+        };
+        self.recount();
+        Ok(Reservation {
+            containers: self.clone(),
+            id: id.to_owned(),
+        })
+    }
+
+    fn recount(&self) {
+        let count = self.slots().len();
+        self.count.send_replace(count);
+    }
+
+    /// A panic elsewhere cannot tear a map operation, so a poisoned lock is as good as any.
+    fn slots(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An id that is taken, until this is dropped or filled.
+struct Reservation {
+    containers: Containers,
+    id: String,
+}
+
+impl Reservation {
+    fn fill(self, container: Container) -> Arc<Container> {
+        let container = Arc::new(container);
+        let filled = Slot::Filled(Arc::clone(&container));
+        self.containers.slots().insert(self.id.clone(), filled);
+        container
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut slots = self.containers.slots();
+        if matches!(slots.get(&self.id), Some(Slot::Reserved)) {
+            slots.remove(&self.id);
+        }
+        drop(slots);
+        self.containers.recount();
+    }
+}
+
+/// containerd's mounts for the root file system, at their places on the host.
+fn layers(mounts: &[RootfsMount], bundle: &Bundle, plan: &Plan) -> Result<Vec<Mount>, Error> {
+    let rootfs = &plan.rootfs().path;
+    mounts
+        .iter()
+        .map(|mount| {
+            // A target is relative to the rootfs, and few mounts have one (containerd 1.7 mount.go).
+            let target = rootfs.join(mount.target.trim_start_matches('/'));
+            Mount::from_options(
+                &mount.type_,
+                &mount.source,
+                &target,
+                &mount.options,
+                bundle.dir(),
+            )
+        })
+        .collect::<Result<_, _>>()
+        .map_err(Error::Bundle)
+}

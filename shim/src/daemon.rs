@@ -1,0 +1,150 @@
+//! `start`: make or find the group's shim, say where it listens, be gone.
+//!
+//! Everything up to the fork is one thread without an async runtime or an engine, so that the child
+//! inherits nothing half-locked and no second exec is needed. The socket listens before the answer
+//! is printed: containerd connects at once, and waits in the backlog until the child accepts.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::ForkResult;
+use wasi_bundles::Bundle;
+
+use crate::bootstrap::Dialect;
+use crate::error::StartError;
+use crate::flags::Flags;
+use crate::recover::ShimRecord;
+use crate::socket::{Socket, SocketPath};
+
+/// Containers with the same value share a shim, first one first (as runc's shim has it).
+const GROUP_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
+
+/// What the daemon inherits from the `start` that made it.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// Already listening.
+    pub listener: UnixListener,
+    /// Its path, to be withdrawn at exit.
+    pub socket: SocketPath,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// containerd's socket for events.
+    pub events_address: String,
+    /// The first container's bundle, which has the `log` fifo.
+    pub bundle: PathBuf,
+    /// Where the shim's own program is; the compiler lies beside it.
+    pub program: PathBuf,
+    /// The folder of compiled programs.
+    pub cache: PathBuf,
+    /// Whether to log in detail.
+    pub debug: bool,
+}
+
+/// Where a process is after [`start`].
+#[derive(Debug)]
+pub enum Started {
+    /// This is containerd's child: the answer is printed, it may exit.
+    Answered,
+    /// This is the daemon.
+    Daemon(Box<Inheritance>),
+}
+
+/// Runs `start` in the bundle, which is the working directory.
+///
+/// # Errors
+///
+/// [`StartError`] names what stood in the way; nothing is left behind then.
+pub fn start(flags: &Flags) -> Result<Started, StartError> {
+    let mut stdin = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut stdin)
+        .map_err(StartError::io("read the parameters from stdin"))?;
+    let dialect = Dialect::detect(&stdin, flags);
+    let bundle = std::env::current_dir().map_err(StartError::io("find the working directory"))?;
+    let group = group(&bundle, &flags.id)?;
+    let (chosen, debug) = match &dialect {
+        Dialect::Options => (None, flags.debug),
+        Dialect::Params { socket_dir, debug } => (socket_dir.as_deref(), flags.debug || *debug),
+    };
+    let socket = SocketPath::new(chosen, &bundle, &flags.address, &flags.namespace, &group);
+    let address = socket.address();
+    let bound = socket
+        .bind()
+        .map_err(StartError::io(format!("listen on {address}")))?;
+    if let Socket::Bound(listener) = bound {
+        let inheritance = Inheritance {
+            listener,
+            socket: socket.clone(),
+            namespace: flags.namespace.clone(),
+            events_address: std::env::var("TTRPC_ADDRESS")
+                .map_err(|_| StartError::NoEventsAddress)?,
+            bundle: bundle.clone(),
+            program: std::env::current_exe().map_err(StartError::io("find its own program"))?,
+            cache: std::env::var_os("CONTAINERD_SHIM_WASI_CACHE")
+                .map_or_else(|| "/var/cache/containerd-shim-wasi".into(), PathBuf::from),
+            debug,
+        };
+        // SAFETY: `fork` is unsafe because the child of a process with several threads may only call
+        // async-signal-safe functions. This process has one thread: `main` got here without starting
+        // any, and neither std nor the crates used above start threads of their own.
+        #[allow(
+            unsafe_code,
+            reason = "no safe fork exists; a second exec costs a start-up"
+        )]
+        match unsafe { nix::unistd::fork() }
+            .map_err(|error| StartError::io("fork")(error.into()))?
+        {
+            ForkResult::Child => {
+                detach().map_err(StartError::io("detach from containerd"))?;
+                return Ok(Started::Daemon(Box::new(inheritance)));
+            }
+            ForkResult::Parent { child } => ShimRecord::of(child.as_raw().cast_unsigned())
+                .and_then(|record| record.write(&bundle))
+                .map_err(StartError::io("write the shim's record into the bundle"))?,
+        }
+    }
+    // containerd 1.6 and 1.7 read it to find the shim again after their own restart.
+    fs::write(bundle.join("address"), &address)
+        .map_err(StartError::io("write the address file"))?;
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(&dialect.reply(&address))
+        .and_then(|()| stdout.flush())
+        .map_err(StartError::io("answer on stdout"))?;
+    Ok(Started::Answered)
+}
+
+/// The group of the container in `bundle`. A bundle of the sandbox API may have no `config.json`
+/// (containerd `core/runtime/v2/bundle.go`): then the container is a group of its own.
+fn group(bundle: &Path, id: &str) -> Result<String, StartError> {
+    if !bundle.join("config.json").exists() {
+        return Ok(id.to_owned());
+    }
+    let bundle = Bundle::open(bundle)?;
+    Ok(GROUP_ANNOTATIONS
+        .into_iter()
+        .find_map(|key| bundle.annotation(key))
+        .unwrap_or(id)
+        .to_owned())
+}
+
+/// Leaves containerd's session and lets go of its pipe, which it reads to the end.
+fn detach() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    nix::unistd::chdir("/")?;
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(null.as_fd())?;
+    nix::unistd::dup2_stdout(null.as_fd())?;
+    nix::unistd::dup2_stderr(null.as_fd())?;
+    Ok(())
+}

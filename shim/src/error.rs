@@ -1,0 +1,209 @@
+//! What the shim says when it cannot do what it was asked.
+//!
+//! Inner errors know no wire protocol; [`Error::code`] is the one place where a failure gets a ttrpc
+//! code. The text is what `ctr`, `kubectl describe` and `docker` show: what failed, on what, why, and
+//! where there is one, the remedy. Causes are printed once, joined by colons.
+
+use std::io;
+use std::path::PathBuf;
+
+use ttrpc::Code;
+
+use crate::lifecycle::Refusal;
+
+/// Why a request to a running shim failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No container of that id.
+    #[error("container {id} does not exist in this shim")]
+    NotFound {
+        /// The id.
+        id: String,
+    },
+    /// A second Create.
+    #[error("container {id} exists already")]
+    AlreadyExists {
+        /// The id.
+        id: String,
+    },
+    /// The container is not in a state for it.
+    #[error("container {id} {refusal}")]
+    Refused {
+        /// The container.
+        id: String,
+        /// What it is instead.
+        refusal: Refusal,
+    },
+    /// Something this shim does not do.
+    #[error("{0} is not supported by io.containerd.wasi.v1")]
+    Unimplemented(String),
+    /// The bundle or what it names is unusable.
+    #[error(transparent)]
+    Bundle(#[from] wasi_bundles::Error),
+    /// The program cannot be run.
+    #[error("cannot run {path}")]
+    Program {
+        /// The wasm file, inside the container.
+        path: String,
+        /// Why.
+        #[source]
+        source: wasi_runtime::Error,
+    },
+    /// The engine or its cache cannot be set up on this host.
+    #[error("cannot set up the wasm engine")]
+    Engine(#[source] wasi_runtime::Error),
+    /// A bind mount of nothing.
+    #[error(
+        "cannot mount {source_path} at {destination}: the source does not exist on the host; \
+         create it, or take the mount out of the container"
+    )]
+    MountSource {
+        /// The host's path.
+        source_path: PathBuf,
+        /// The place in the container.
+        destination: PathBuf,
+    },
+    /// The kernel refused a mount.
+    #[error("cannot mount {what} at {destination}")]
+    Mount {
+        /// Type and source.
+        what: String,
+        /// The place.
+        destination: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A path for stdio that cannot be opened.
+    #[error("cannot open {stream} at {path}")]
+    Stdio {
+        /// Which stream.
+        stream: &'static str,
+        /// What containerd said.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host refused something else.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried.
+        action: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A bug of ours, contained in one container.
+    #[error("the container's thread panicked; this is a bug of the shim, whose log says more")]
+    Panicked,
+}
+
+impl Error {
+    /// A failure of the host, with what was tried.
+    pub(crate) fn host<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let action = action.into();
+        move |source| Self::Host {
+            action,
+            source: source.into(),
+        }
+    }
+
+    /// The ttrpc code that containerd's clients tell failures by.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NOT_FOUND,
+            Self::AlreadyExists { .. } => Code::ALREADY_EXISTS,
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::AlreadyFinished => Code::NOT_FOUND,
+                Refusal::AlreadyStarted | Refusal::NotStartable | Refusal::StillRunning => {
+                    Code::FAILED_PRECONDITION
+                }
+            },
+            Self::Unimplemented(_) => Code::UNIMPLEMENTED,
+            Self::Bundle(_) | Self::MountSource { .. } => Code::INVALID_ARGUMENT,
+            Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
+            Self::Program { .. }
+            | Self::Engine(_)
+            | Self::Mount { .. }
+            | Self::Stdio { .. }
+            | Self::Host { .. }
+            | Self::Panicked => Code::INTERNAL,
+        }
+    }
+
+    /// The whole text: the failure and its causes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        with_causes(self)
+    }
+}
+
+impl From<Error> for ttrpc::Error {
+    fn from(error: Error) -> Self {
+        Self::RpcStatus(ttrpc::get_status(error.code(), error.text()))
+    }
+}
+
+/// Why `start` or `delete` failed; printed on stderr, which containerd shows.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// containerd always sets it; without it no event can be published.
+    #[error("TTRPC_ADDRESS is not set; this program is run by containerd")]
+    NoEventsAddress,
+    /// The bundle is unusable.
+    #[error(transparent)]
+    Bundle(#[from] wasi_bundles::Error),
+    /// The host refused something.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// The whole text: the failure and its causes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        with_causes(self)
+    }
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = Error::Mount {
+            what: "overlay".into(),
+            destination: "/rootfs".into(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(
+            error.text(),
+            "cannot mount overlay at /rootfs: permission denied"
+        );
+    }
+}

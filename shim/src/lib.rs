@@ -1,0 +1,102 @@
+//! The containerd shim `io.containerd.wasi.v1`.
+//!
+//! containerd runs the binary with `start`, which leaves a daemon behind ([`daemon`], [`serve`]). The
+//! daemon answers the Task API on its socket ([`services`]). A container is a thread of the daemon
+//! ([`confine`]), driven by one task ([`container`]) that asks a pure policy ([`lifecycle`]) what may
+//! happen, and tells containerd what did ([`events`]). `delete` cleans up after a shim that is gone
+//! ([`recover`]).
+//!
+//! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
+
+pub mod bootstrap;
+pub mod confine;
+pub mod container;
+pub mod containers;
+pub mod daemon;
+mod error;
+pub mod events;
+pub mod flags;
+pub mod guest;
+pub mod lifecycle;
+pub mod logger;
+pub mod namespaces;
+pub mod programs;
+pub mod recover;
+pub mod rootfs;
+pub mod serve;
+pub mod services;
+pub mod socket;
+pub mod stdio;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use protobuf::{Message, MessageField};
+
+pub use error::{Error, StartError};
+
+use crate::daemon::Started;
+use crate::flags::{Action, Flags};
+
+/// The runtime type that containerd's clients name.
+const RUNTIME: &str = "io.containerd.wasi.v1";
+
+/// The whole program: parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let flags = match Flags::parse(std::env::args().skip(1)) {
+        Ok(flags) => flags,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let output = match flags.action {
+        Action::Version => format!(
+            "containerd-shim-wasi-v1 {}\nruntime {RUNTIME}\nwasmtime {}\n",
+            env!("CARGO_PKG_VERSION"),
+            wasi_runtime::Engine::VERSION
+        )
+        .into_bytes(),
+        Action::Info => info(),
+        Action::Delete => match recover::delete(&flags) {
+            Ok(response) => response,
+            Err(error) => return fail(&error.text()),
+        },
+        Action::Start => {
+            return match daemon::start(&flags) {
+                Ok(Started::Answered) => ExitCode::SUCCESS,
+                Ok(Started::Daemon(inheritance)) => match serve::serve(*inheritance) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(_) => ExitCode::FAILURE,
+                },
+                Err(error) => fail(&error.text()),
+            };
+        }
+    };
+    match std::io::stdout().write_all(&output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What `-info` prints: `containerd.types.RuntimeInfo` (containerd 2.0 and newer ask for it).
+fn info() -> Vec<u8> {
+    let info = RuntimeInfo {
+        name: RUNTIME.to_owned(),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..RuntimeVersion::default()
+        }),
+        ..RuntimeInfo::default()
+    };
+    info.write_to_bytes()
+        .expect("a message of two set fields has all it requires")
+}
+
+/// Says why on stderr, where containerd and people look.
+fn fail(reason: &str) -> ExitCode {
+    drop(writeln!(
+        std::io::stderr(),
+        "containerd-shim-wasi-v1: {reason}"
+    ));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,229 @@
+//! What may happen to a container, and when. A pure function of the phase and the request: no lock, no
+//! clock, no I/O.
+//!
+//! ```text
+//!  Create           Start                 guest ends
+//! ───────► Created ───────► Running ─────────────────────► Stopped ──Delete──► (gone)
+//!             │   kill                                        ▲
+//!             └───────────────────────────────────────────────┘
+//! ```
+//!
+//! |                      | Created              | Running          | Stopped             |
+//! |----------------------|----------------------|------------------|---------------------|
+//! | Start                | do                   | already started  | cannot start again  |
+//! | Kill, ending signal  | do: exit 128 + n     | do               | already finished    |
+//! | Kill, any other      | nothing              | nothing          | already finished    |
+//! | Delete               | do: exit 137 first   | still running    | do                  |
+
+use std::fmt;
+use std::time::SystemTime;
+
+use wasi_runtime::Outcome;
+
+/// Where a container is, without what it owns there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhaseKind {
+    /// Its thread is parked in its namespaces, with the guest linked.
+    Created,
+    /// The guest runs.
+    Running,
+    /// It has an exit.
+    Stopped,
+}
+
+/// What is asked of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Release the guest.
+    Start,
+    /// Deliver a signal.
+    Kill(Signal),
+    /// Forget it.
+    Delete,
+}
+
+/// A Linux signal number. A guest has no signals, so the host acts in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(pub u32);
+
+/// What to do about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Carry it out.
+    Do,
+    /// Success without effect.
+    Ignore,
+    /// Say why not.
+    Refuse(Refusal),
+}
+
+/// Why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Start of a running container.
+    AlreadyStarted,
+    /// Start of a stopped container.
+    NotStartable,
+    /// Delete of a running container.
+    StillRunning,
+    /// Kill of a stopped container.
+    AlreadyFinished,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AlreadyStarted => "is running already",
+            Self::NotStartable => "has ended and cannot be started again; create a new one",
+            Self::StillRunning => "is running; stop it before deleting it",
+            // containerd's clients look for these words (client `task.go`, CRI `errdefs`).
+            Self::AlreadyFinished => "has ended: process already finished",
+        })
+    }
+}
+
+impl Signal {
+    pub(crate) const KILL: Self = Self(9);
+
+    /// Whether it ends a process that has no handler for it and is meant to stop: HUP, INT, QUIT, KILL,
+    /// TERM. All other signals do nothing to a guest.
+    #[must_use]
+    pub fn ends(self) -> bool {
+        matches!(self.0, 1 | 2 | 3 | 9 | 15)
+    }
+
+    /// The exit status of a process that it ended.
+    #[must_use]
+    pub fn exit_status(self) -> u32 {
+        self.0.saturating_add(128)
+    }
+}
+
+/// Decides. Every pair of phase and request is written out.
+#[must_use]
+pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
+    use {PhaseKind as P, Request as R};
+    match (phase, request) {
+        (P::Created, R::Start) => Verdict::Do,
+        (P::Running, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
+        (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
+        (P::Created | P::Running, R::Kill(signal)) if signal.ends() => Verdict::Do,
+        (P::Created | P::Running, R::Kill(_)) => Verdict::Ignore,
+        (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Created | P::Stopped, R::Delete) => Verdict::Do,
+        (P::Running, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
+    }
+}
+
+/// How a container ended, as containerd is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 to 255 for a guest that ends by itself.
+    pub status: u32,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A trap exits like a process that called `abort`: 128 + SIGABRT, as the wasmtime command does.
+const TRAPPED: u32 = 134;
+/// containerd's word for an exit that nobody saw.
+const UNKNOWN: u32 = 255;
+
+/// The exit status of a guest. `signal` is the last one that was meant to end it; `None` in place of
+/// an outcome means that the guest's thread was lost to a panic.
+#[must_use]
+pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
+    match outcome {
+        Some(Outcome::Exited(code)) => *code,
+        Some(Outcome::Trapped { .. }) => TRAPPED,
+        Some(Outcome::OutOfMemory { .. }) => Signal::KILL.exit_status(),
+        Some(Outcome::Killed) => signal.unwrap_or(Signal::KILL).exit_status(),
+        None => UNKNOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TERM: Signal = Signal(15);
+    const USR1: Signal = Signal(10);
+
+    #[test]
+    fn a_container_is_started_once() {
+        assert_eq!(decide(PhaseKind::Created, Request::Start), Verdict::Do);
+        for phase in [PhaseKind::Running, PhaseKind::Stopped] {
+            assert!(matches!(decide(phase, Request::Start), Verdict::Refuse(_)));
+        }
+    }
+
+    #[test]
+    fn signals_that_end_nothing_are_accepted_while_there_is_something_to_signal() {
+        for signal in [USR1, Signal(0), Signal(18), Signal(19)] {
+            assert_eq!(
+                decide(PhaseKind::Running, Request::Kill(signal)),
+                Verdict::Ignore
+            );
+            assert_eq!(
+                decide(PhaseKind::Stopped, Request::Kill(signal)),
+                Verdict::Refuse(Refusal::AlreadyFinished)
+            );
+        }
+    }
+
+    #[test]
+    fn exits_have_the_numbers_of_the_design() {
+        assert_eq!(exit_status(Some(&Outcome::Exited(7)), Some(TERM)), 7);
+        assert_eq!(
+            exit_status(
+                Some(&Outcome::Trapped {
+                    trace: String::new()
+                }),
+                None
+            ),
+            134
+        );
+        assert_eq!(
+            exit_status(Some(&Outcome::OutOfMemory { limit: 1 }), None),
+            137
+        );
+        assert_eq!(exit_status(Some(&Outcome::Killed), Some(TERM)), 143);
+        assert_eq!(exit_status(None, None), 255);
+    }
+
+    proptest! {
+        /// A toy container that does as it is told: whatever is asked in whatever order, it runs at
+        /// most once, ends at most once, and is never deleted while it runs.
+        #[test]
+        fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..40, 0..50)) {
+            let (mut phase, mut starts, mut exits) = (PhaseKind::Created, 0, 0);
+            for number in requests {
+                let request = match number {
+                    0..5 => Request::Start,
+                    5..10 => Request::Delete,
+                    signal => Request::Kill(Signal(signal - 10)),
+                };
+                if decide(phase, request) != Verdict::Do {
+                    continue;
+                }
+                match request {
+                    Request::Start => {
+                        starts += 1;
+                        phase = PhaseKind::Running;
+                    }
+                    Request::Kill(_) => {
+                        exits += 1;
+                        phase = PhaseKind::Stopped;
+                    }
+                    Request::Delete => {
+                        prop_assert_ne!(phase, PhaseKind::Running);
+                        break;
+                    }
+                }
+                prop_assert!(starts <= 1 && exits <= 1);
+            }
+        }
+    }
+}
