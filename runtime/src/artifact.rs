@@ -51,6 +51,7 @@ impl Artifact {
     /// Maps an artifact that this crate's compiler wrote and the cache's check found whole.
     ///
     /// The reason comes back as text: what does not load is compiled again, whatever it was.
+    #[allow(unsafe_code, reason = "loading machine code cannot be safe in general")]
     pub(crate) fn map(engine: &Engine, file: &File) -> Result<Self, String> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let kind = wasmtime::Engine::detect_precompiled_file(&path)
@@ -63,7 +64,6 @@ impl Artifact {
         // an artifact that came in an image never gets here. (2) Entries are published by rename
         // after the last write and made read-only, and only ever replaced or unlinked, which leaves
         // the mapped inode alone.
-        #[allow(unsafe_code, reason = "loading machine code cannot be safe in general")]
         let code = unsafe {
             match kind {
                 Precompiled::Module => {

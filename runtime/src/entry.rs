@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use sha2::Sha256;
 
 const MAGIC: &[u8; 8] = b"WASICWA1";
-const TRAILER: u64 = 32 + MAGIC.len() as u64;
+const TRAILER: usize = 32 + MAGIC.len();
 
 /// A SHA-256, printed as 64 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,10 +62,10 @@ pub(crate) fn seal(file: &mut File) -> io::Result<()> {
 
 /// Whether `file` is what was sealed; if not, what is wrong with it.
 pub(crate) fn check(file: &File) -> io::Result<Result<(), &'static str>> {
-    let Some(length) = file.metadata()?.len().checked_sub(TRAILER) else {
+    let Some(length) = file.metadata()?.len().checked_sub(TRAILER as u64) else {
         return Ok(Err("it is too short"));
     };
-    let mut trailer = [0; TRAILER as usize];
+    let mut trailer = [0; TRAILER];
     file.read_exact_at(&mut trailer, length)?;
     let (digest, magic) = trailer.split_at(32);
     if magic != MAGIC {

@@ -1,6 +1,6 @@
 //! How a guest ended, without numbers of any protocol.
 
-use wasmtime::Trap;
+use wasmtime::WasmBacktrace;
 use wasmtime_wasi::I32Exit;
 
 use crate::limits::MemoryLimitHit;
@@ -12,7 +12,7 @@ pub enum Outcome {
     Exited(u32),
     /// It trapped: `trace` is the trap with the wasm backtrace, already written to its stderr.
     Trapped {
-        /// Several lines of text.
+        /// What happened, then a line for each frame.
         trace: String,
     },
     /// It wanted more memory than its limit, in bytes.
@@ -38,10 +38,11 @@ impl Outcome {
         if let Some(hit) = error.downcast_ref::<MemoryLimitHit>() {
             return Self::OutOfMemory { limit: hit.limit };
         }
-        let trap = error.downcast_ref::<Trap>();
-        let headline = trap.map_or_else(|| "the guest failed".to_owned(), Trap::to_string);
-        Self::Trapped {
-            trace: format!("{headline}\n{error:?}\n"),
+        // Not the error's own `Debug`, which has the host's stack in it when RUST_BACKTRACE is set.
+        let mut trace = format!("{}\n", error.root_cause());
+        if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+            trace.push_str(&format!("wasm backtrace, innermost first:\n{backtrace}\n"));
         }
+        Self::Trapped { trace }
     }
 }

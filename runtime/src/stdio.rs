@@ -97,16 +97,16 @@ impl Endpoint {
         })
     }
 
+    #[allow(
+        unsafe_code,
+        reason = "tokio offers no safe way to poll any descriptor"
+    )]
     fn registered(&self) -> Option<&AsyncFd<Arc<OwnedFd>>> {
         self.registration
             .get_or_init(|| {
                 // SAFETY: `register` wants the number of the descriptor to stay open and the same
                 // until the registration is dropped. The registration holds its own `Arc` of the
                 // `OwnedFd`, whose `as_raw_fd` is constant, and nobody can take it out.
-                #[allow(
-                    unsafe_code,
-                    reason = "tokio offers no safe way to poll any descriptor"
-                )]
                 let registration = unsafe { AsyncFd::register(Arc::clone(&self.fd)) };
                 registration.ok()
             })

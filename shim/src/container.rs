@@ -1,6 +1,6 @@
 //! One container, from Create to Delete. This is the file to read.
 //!
-//! A [`Driver`] is the only writer: it owns the phase with all that the container has in it, takes one
+//! A `Driver` is the only writer: it owns the phase with all that the container has in it, takes one
 //! request at a time, asks [`decide`] what to do about it, and does it. Others hold a [`Container`]: they
 //! send requests and wait for the reply, or read the last [`Snapshot`] without waiting for anybody.
 //!
@@ -248,10 +248,10 @@ impl Driver {
                     (Ok(()), false)
                 }
                 Ask::Lifecycle(request) => match decide(self.kind(), request) {
-                    Verdict::Do => (
-                        Ok(self.carry_out(request).await),
-                        request == Request::Delete,
-                    ),
+                    Verdict::Do => {
+                        self.carry_out(request).await;
+                        (Ok(()), request == Request::Delete)
+                    }
                     Verdict::Ignore => (Ok(()), false),
                     Verdict::Refuse(refusal) => (Err(refusal), false),
                 },

@@ -60,6 +60,10 @@ pub enum Started {
 /// # Errors
 ///
 /// [`StartError`] names what stood in the way; nothing is left behind then.
+#[allow(
+    unsafe_code,
+    reason = "no safe fork exists; a second exec costs a start-up"
+)]
 pub fn start(flags: &Flags) -> Result<Started, StartError> {
     let mut stdin = Vec::new();
     io::stdin()
@@ -94,10 +98,6 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         // SAFETY: `fork` is unsafe because the child of a process with several threads may only call
         // async-signal-safe functions. This process has one thread: `main` got here without starting
         // any, and neither std nor the crates used above start threads of their own.
-        #[allow(
-            unsafe_code,
-            reason = "no safe fork exists; a second exec costs a start-up"
-        )]
         match unsafe { nix::unistd::fork() }
             .map_err(|error| StartError::io("fork")(error.into()))?
         {

@@ -1,7 +1,7 @@
 //! Events to containerd: one queue, one forwarder, in the order of the queue.
 //!
 //! An event is sent until containerd takes it, and nothing overtakes it; while containerd restarts,
-//! the queue waits. An event that containerd refuses for [`GIVE_UP`] is dropped with a line in the log,
+//! the queue waits. An event that containerd refuses for `GIVE_UP` is dropped with a line in the log,
 //! so that one bad event cannot hold up all others for ever. At exit the queue is drained, for a
 //! bounded time. (containerd `pkg/shim/publisher.go` re-queues failed events behind newer ones; order
 //! is what `docker exec` and CRI rely on.)

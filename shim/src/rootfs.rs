@@ -17,6 +17,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -42,6 +43,13 @@ const DEVICES: [(&str, u32, u32); 6] = [
 pub struct Rootfs {
     path: PathBuf,
     tree: OwnedFd,
+}
+
+/// What to mount on: a mount of a directory needs a directory, one of a file a file.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Directory,
+    File,
 }
 
 impl Rootfs {
@@ -116,12 +124,15 @@ impl Rootfs {
         let is_directory = match &mount.kind {
             MountKind::Filesystem { .. } | MountKind::Procfs => true,
             MountKind::Bind { source, .. } => std::fs::metadata(source)
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Error::MountSource {
-                        source_path: source.clone(),
-                        destination: destination.clone(),
-                    },
-                    _ => mount_error(describe(mount), destination)(error),
+                .map_err(|error| {
+                    if error.kind() == io::ErrorKind::NotFound {
+                        Error::MountSource {
+                            source_path: source.clone(),
+                            destination: destination.clone(),
+                        }
+                    } else {
+                        mount_error(describe(mount), destination)(error)
+                    }
                 })?
                 .is_dir(),
         };
@@ -192,36 +203,47 @@ impl Rootfs {
 
     /// Opens the directory `path`, made with its parents if it is missing, as runc does.
     fn ensure_directory(&self, path: &Path) -> Result<OwnedFd, Error> {
-        self.ensure(path, OFlags::DIRECTORY, |parent, name| {
-            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
-        })
+        self.ensure(path, Place::Directory)
     }
 
     /// Opens the file `path`, made empty if it is missing: a place to mount a file.
     fn ensure_file(&self, path: &Path) -> Result<OwnedFd, Error> {
-        self.ensure(path, OFlags::empty(), |parent, name| {
-            let mode = Mode::from_raw_mode(0o644);
-            rustix::fs::mknodat(parent, name, FileType::RegularFile, mode, 0)
-        })
+        self.ensure(path, Place::File)
     }
 
-    fn ensure(
-        &self,
-        path: &Path,
-        flags: OFlags,
-        make: impl FnOnce(&OwnedFd, &std::ffi::OsStr) -> rustix::io::Result<()>,
-    ) -> Result<OwnedFd, Error> {
+    /// Follows symlinks to where nothing is yet, too, and makes it there.
+    fn ensure(&self, path: &Path, place: Place) -> Result<OwnedFd, Error> {
         let failed = || Error::host(format!("make {} in the container", path.display()));
-        match self.openat2(path, OFlags::PATH | flags) {
+        let open = || match place {
+            Place::Directory => self.openat2(path, OFlags::PATH | OFlags::DIRECTORY),
+            Place::File => self.openat2(path, OFlags::PATH),
+        };
+        match open() {
             Err(Errno::NOENT) => {}
             found => return found.map_err(failed()),
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(failed()(Errno::NOENT));
-        };
-        let parent = self.ensure_directory(parent)?;
-        make(&parent, name).map_err(failed())?;
-        self.openat2(path, OFlags::PATH | flags).map_err(failed())
+        let parent = path.parent().ok_or(Errno::NOENT).map_err(failed())?;
+        let directory = self.ensure_directory(parent)?;
+        // Without a name it ends in `..`, whose own parent exists now.
+        if let Some(name) = path.file_name() {
+            match rustix::fs::readlinkat(&directory, name, []) {
+                Ok(target) => {
+                    let target = std::ffi::OsStr::from_bytes(target.to_bytes());
+                    return self.ensure(&parent.join(target), place);
+                }
+                Err(_) => match place {
+                    Place::Directory => {
+                        rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))
+                    }
+                    Place::File => {
+                        let mode = Mode::from_raw_mode(0o644);
+                        rustix::fs::mknodat(&directory, name, FileType::RegularFile, mode, 0)
+                    }
+                }
+                .map_err(failed())?,
+            }
+        }
+        open().map_err(failed())
     }
 }
 
@@ -272,11 +294,7 @@ fn remount(path: &Path, set: MountFlags, clear: MountFlags) -> rustix::io::Resul
     let has = rustix::fs::statvfs(path)?.f_flag.bits();
     // statvfs and mount(2) share the numbers of these flags (include/linux/statfs.h, mount.h).
     let kept = MountFlags::from_bits_truncate(u32::try_from(has & 0x0f).unwrap_or_default());
-    rustix::mount::mount_remount(
-        path,
-        (kept - clear) | set | MountFlags::BIND,
-        c"",
-    )
+    rustix::mount::mount_remount(path, (kept - clear) | set | MountFlags::BIND, c"")
 }
 
 fn make_devices(dev: &OwnedFd) -> rustix::io::Result<()> {

@@ -13,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 
 use wasi_runtime::{Input, Output};
 
@@ -99,9 +100,9 @@ fn open(
     if path.is_empty() {
         return Ok(None);
     }
-    let file = match path.split_once("://") {
-        None => path,
-        Some(("fifo" | "file", file)) => file,
+    let (file, create) = match path.split_once("://") {
+        None | Some(("fifo", _)) => (path.trim_start_matches("fifo://"), false),
+        Some(("file", file)) => (file, true),
         Some((scheme, _)) => {
             return Err(Error::Unimplemented(format!(
                 "{stream} to {scheme}:// URIs"
@@ -109,6 +110,9 @@ fn open(
         }
     };
     let open = || -> io::Result<(OwnedFd, Option<File>)> {
+        if create {
+            create_file(Path::new(file))?;
+        }
         let mut both = OpenOptions::new();
         both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let hold = if std::fs::metadata(file)?.file_type().is_fifo() {
@@ -125,4 +129,14 @@ fn open(
         path: path.to_owned(),
         source,
     })
+}
+
+/// As runc's shim has it for `file://`: with its folders, readable for all.
+fn create_file(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut create = OpenOptions::new();
+    create.append(true).create(true).mode(0o644);
+    create.open(path).map(drop)
 }

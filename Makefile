@@ -1,0 +1,60 @@
+# Each target is one step of .ci/run or of a person's day; `make` lists them.
+
+CARGO ?= cargo
+SETUP := integration-tests/setup/install
+
+# Built in one cargo run, so that features unify the same way every time and wasmtime is built once.
+# The compiler is built on its own: unified with the shim, Cranelift would be linked into the shim.
+SHIM := -p containerd-shim-wasi -p wasi-runtime -p wasi-settings -p wasi-bundles
+COMPILER := -p wasi-compiler
+PREFIX ?= /usr/local
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build guests demo test lint unit process daemons bench install uninstall clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: packages, wasm targets, tools, three containerds, guests
+	$(SETUP)
+
+build: ## Build the shim and its compiler (target/release)
+	$(CARGO) build --release --locked $(SHIM)
+	$(CARGO) build --release --locked $(COMPILER)
+
+guests: ## Build the wasm programs that the tests run (target/guests)
+	$(SETUP) tools guests
+
+demo: setup build ## Run wasm images under a private containerd, narrated (root)
+	$(CARGO) run --release --locked -p integration-tests --example demo
+
+test: setup build lint unit process daemons ## Everything that .ci/run checks (root)
+
+lint: ## Formatting, clippy, documentation, dependency policy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+	target/tools/bin/cargo-deny --log-level error check bans licenses sources
+
+unit: ## Tests of the crates, by themselves (root, for the ones that mount)
+	$(CARGO) test --release --locked $(SHIM)
+	$(CARGO) test --release --locked $(COMPILER)
+
+process: ## Tests of the built shim against a fake containerd (root)
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test requests
+
+daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
+	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
+	$(CARGO) build --release --locked -p integration-tests --bins
+	$(CARGO) run --release --locked -p integration-tests --example bench
+
+install: ## Copy the built binaries to $(PREFIX)/bin
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin target/release/containerd-shim-wasi-v1 target/release/containerd-shim-wasi-compile
+
+uninstall: ## Remove what `install` copied
+	rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-wasi-v1 $(DESTDIR)$(PREFIX)/bin/containerd-shim-wasi-compile
+
+clean: ## Remove target/
+	$(CARGO) clean

@@ -1,0 +1,114 @@
+//! What a private containerd is told: its configuration file, its environment, its log level.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::containerd::Containerd;
+use crate::version::Version;
+
+/// Plugins that reach outside of the folder, or that nothing here needs.
+const DISABLED: [&str; 8] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+/// A containerd about to be started.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    version: Version,
+    log_level: &'static str,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Configuration {
+    /// One more environment variable; shims inherit it.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// How much containerd and its shims log; `debug` unless told otherwise.
+    #[must_use]
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
+    /// Starts it, and returns when it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or does not answer; the error has the end of its log.
+    pub fn start(self) -> Result<Containerd> {
+        Containerd::configured(self)
+    }
+
+    pub(crate) fn new(version: &Version) -> Self {
+        Self {
+            version: version.clone(),
+            log_level: "debug",
+            environment: Vec::new(),
+        }
+    }
+
+    pub(crate) fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Writes what containerd reads into its folder.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::write(folder.join("config.toml"), config(folder, self.log_level))
+            .context("write config.toml")
+    }
+
+    /// Runs containerd on its folder, for the first time or again.
+    pub(crate) fn spawn(&self, folder: &Path) -> Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("containerd.log"))
+            .context("open the log")?;
+        Command::new(self.version.tool("containerd"))
+            .args(["--config".as_ref(), folder.join("config.toml").as_os_str()])
+            .env("PATH", self.version.path())
+            .env("CONTAINERD_SHIM_WASI_CACHE", folder.join("cache"))
+            .envs(self.environment.iter().cloned())
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start containerd {}", self.version))
+    }
+}
+
+fn config(folder: &Path, log_level: &str) -> String {
+    let folder = folder.display();
+    // Version 2 is read by 1.6 as its own and migrated by everything newer.
+    format!(
+        r#"version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = {DISABLED:?}
+[grpc]
+  address = "{folder}/s"
+[ttrpc]
+  address = "{folder}/s.ttrpc"
+[debug]
+  level = "{log_level}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{folder}/opt"
+"#
+    )
+}

@@ -1,0 +1,86 @@
+//! The wasm programs that containers run.
+//!
+//! Most are compiled by `integration-tests/guests` into `target/guests`. The few that the process tests need are
+//! written here as text, so that this stage needs nothing but the shim.
+
+use anyhow::{Context as _, Result};
+
+/// A compiled guest, by its file name without `.wasm`.
+///
+/// # Errors
+///
+/// When it has not been compiled.
+pub fn named(name: &str) -> Result<Vec<u8>> {
+    let file = crate::target().join("guests").join(format!("{name}.wasm"));
+    std::fs::read(&file)
+        .with_context(|| format!("read {}; `make guests` compiles it", file.display()))
+}
+
+/// A module that ends with this status.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn exits(status: u8) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1) (func (export "_start") i32.const {status} call $exit))"#
+    ))
+}
+
+/// A module that writes this line and ends.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn writes(line: &str) -> Result<Vec<u8>> {
+    let length = line.len() + 1;
+    module(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\{length:02x}\00\00\00")
+            (data (i32.const 16) "{line}\n")
+            (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+    ))
+}
+
+/// A module that computes for ever.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn spins() -> Result<Vec<u8>> {
+    module(r#"(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))"#)
+}
+
+/// A module that grows its memory, a page at a time, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn grows() -> Result<Vec<u8>> {
+    module(
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start") (loop (drop (memory.grow (i32.const 1))) (br 0))))"#,
+    )
+}
+
+fn module(text: &str) -> Result<Vec<u8>> {
+    wat::parse_str(text).context("assemble a module")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_texts_are_modules() {
+        for module in [
+            super::exits(7),
+            super::writes("hello"),
+            super::spins(),
+            super::grows(),
+        ] {
+            assert!(module.unwrap().starts_with(b"\0asm"));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The shim under real containerds, one private daemon per installed version.
+//!
+//! A case is a sentence and a function; every case runs on every version. A daemon starts with the first case
+//! that needs it and ends after the last; then nothing of theirs may be left on the machine.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Result, anyhow};
+use integration_tests::{containerd::Containerd, leftovers::Leftovers, version::Version};
+use libtest_mimic::{Arguments, Trial};
+
+/// What a case is called, and what it does.
+type Case = (&'static str, fn(&Containerd) -> Result<()>);
+
+/// The cases of a module, named as their functions.
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        pub(crate) const CASES: &[crate::Case] = &[$((stringify!($case), $case)),*];
+    };
+}
+
+mod cases {
+    pub(crate) mod caching;
+    pub(crate) mod endings;
+    pub(crate) mod fixture;
+    pub(crate) mod isolation;
+    pub(crate) mod programs;
+    pub(crate) mod refusals;
+}
+
+const MODULES: &[(&str, &[Case])] = &[
+    ("fixture", cases::fixture::CASES),
+    ("programs", cases::programs::CASES),
+    ("isolation", cases::isolation::CASES),
+    ("endings", cases::endings::CASES),
+    ("refusals", cases::refusals::CASES),
+    ("caching", cases::caching::CASES),
+];
+
+/// One version's containerd, started by the first case that asks for it.
+struct Daemon {
+    version: Version,
+    started: Mutex<Option<Result<Arc<Containerd>, String>>>,
+}
+
+impl Daemon {
+    fn get(&self) -> Result<Arc<Containerd>> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = started.get_or_insert_with(|| {
+            Containerd::start(&self.version)
+                .map(Arc::new)
+                .map_err(|error| format!("{error:#}"))
+        });
+        started.clone().map_err(|error| anyhow!("{error}"))
+    }
+
+    fn stop(&self, keep: bool) -> Result<()> {
+        let started = self
+            .started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Ok(containerd)) = started else {
+            return Ok(());
+        };
+        if keep {
+            containerd.keep();
+            return Ok(());
+        }
+        let containerd = Arc::into_inner(containerd)
+            .ok_or_else(|| anyhow!("a case still holds its containerd"))?;
+        containerd.stop()
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    let before = Leftovers::snapshot();
+    let daemons: Vec<_> = Version::found()?
+        .into_iter()
+        .map(|version| {
+            Arc::new(Daemon {
+                version,
+                started: Mutex::new(None),
+            })
+        })
+        .collect();
+    let trials = daemons.iter().flat_map(|daemon| {
+        let of_module = move |&(module, cases): &(&'static str, &'static [Case])| {
+            cases
+                .iter()
+                .map(move |&(sentence, case)| trial(daemon, module, sentence, case))
+        };
+        MODULES.iter().flat_map(of_module)
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let mut ended = Ok(());
+    for daemon in &daemons {
+        ended = ended.and(daemon.stop(conclusion.has_failed()));
+    }
+    ended.and(before.assert_none_since())?;
+    Ok(conclusion.exit_code())
+}
+
+fn trial(
+    daemon: &Arc<Daemon>,
+    module: &str,
+    sentence: &str,
+    case: fn(&Containerd) -> Result<()>,
+) -> Trial {
+    let daemon = Arc::clone(daemon);
+    Trial::test(
+        format!("{}::{module}::{sentence}", daemon.version),
+        move || {
+            let containerd = daemon.get()?;
+            case(&containerd).map_err(|error| format!("{error:#}").into())
+        },
+    )
+}

@@ -1,0 +1,218 @@
+//! The Task API of the real binary, request by request: what a daemon does not ask in this order, or not
+//! at all.
+
+use anyhow::{Result, ensure};
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, Empty, ExecProcessRequest, PauseRequest, ResizePtyRequest,
+    ResumeRequest, StatsRequest, StatsResponse, Status, UpdateTaskRequest,
+};
+use integration_tests::bundle::Bundle;
+use integration_tests::fake::FakeContainerd;
+use integration_tests::guests;
+use integration_tests::tasks::{Tasks, code};
+use ttrpc::Code;
+
+const TERM: u32 = 15;
+const USR1: u32 = 10;
+
+/// A container that was created and would compute for ever.
+fn created(fake: &FakeContainerd, id: &str) -> Result<(Tasks, Bundle)> {
+    let bundle = fake
+        .bundle(id)
+        .file("/app.wasm", guests::spins()?)
+        .args(["/app.wasm"])
+        .write()?;
+    let tasks = fake.serve(&bundle)?;
+    tasks.create(&bundle)?;
+    Ok((tasks, bundle))
+}
+
+/// All topics published, once the container is deleted.
+fn topics(fake: &FakeContainerd) -> Result<Vec<String>> {
+    fake.receiver.wait_for("delete")?;
+    Ok(fake.receiver.topics())
+}
+
+#[test]
+fn what_is_not_there_is_unimplemented() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "incomplete")?;
+    macro_rules! answers {
+        ($($method:literal: $request:ty => $answer:ty),* $(,)?) => {
+            [$({
+                let mut request = <$request>::default();
+                bundle.id().clone_into(&mut request.id);
+                ($method, code(&tasks.call::<_, $answer>($method, &request)))
+            }),*]
+        };
+    }
+    let answers = answers! {
+        "Exec": ExecProcessRequest => Empty,
+        "Pause": PauseRequest => Empty,
+        "Resume": ResumeRequest => Empty,
+        "Update": UpdateTaskRequest => Empty,
+        "ResizePty": ResizePtyRequest => Empty,
+        "Checkpoint": CheckpointTaskRequest => Empty,
+        "Stats": StatsRequest => StatsResponse,
+    };
+    for (method, answer) in answers {
+        ensure!(answer == Some(Code::UNIMPLEMENTED), "{method}: {answer:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_terminal_and_a_logger_are_refused_by_name() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, _first) = created(&fake, "first")?;
+    let second = fake
+        .bundle("second")
+        .file("/app.wasm", guests::spins()?)
+        .args(["/app.wasm"])
+        .write()?;
+    let terminal = tasks.create_with(&second, |request| request.terminal = true);
+    ensure!(code(&terminal) == Some(Code::UNIMPLEMENTED), "{terminal:?}");
+    let logger = tasks.create_with(&second, |request| {
+        request.stdout = "binary:///bin/logger".into();
+    });
+    ensure!(code(&logger) == Some(Code::UNIMPLEMENTED), "{logger:?}");
+    // Nothing is left of either: the id is free.
+    tasks.create(&second)?;
+    Ok(())
+}
+
+#[test]
+fn a_bad_config_is_refused_with_what_is_wrong() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, _first) = created(&fake, "good")?;
+    let bad = fake
+        .bundle("bad")
+        .file("/app.wasm", guests::spins()?)
+        .edit(|config| config["process"]["cwd"] = "relative".into())
+        .write()?;
+    let refused = tasks.create(&bad);
+    ensure!(
+        code(&refused) == Some(Code::INVALID_ARGUMENT),
+        "{refused:?}"
+    );
+    let text = refused.unwrap_err().to_string();
+    ensure!(
+        text.contains("config.json") && text.contains("relative"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_id_is_created_once() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "once")?;
+    ensure!(code(&tasks.create(&bundle)) == Some(Code::ALREADY_EXISTS));
+    Ok(())
+}
+
+#[test]
+fn of_many_creates_of_one_id_one_succeeds() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = fake
+        .bundle("contested")
+        .file("/app.wasm", guests::exits(0)?)
+        .args(["/app.wasm"])
+        .write()?;
+    let tasks = fake.serve(&bundle)?;
+    let codes: Vec<_> = std::thread::scope(|scope| {
+        let creates: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| code(&tasks.create(&bundle))))
+            .collect();
+        creates
+            .into_iter()
+            .map(|create| create.join().unwrap())
+            .collect()
+    });
+    ensure!(
+        codes.iter().filter(|code| code.is_none()).count() == 1,
+        "{codes:?}"
+    );
+    ensure!(
+        codes
+            .iter()
+            .filter(|code| **code == Some(Code::ALREADY_EXISTS))
+            .count()
+            == 7,
+        "{codes:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_created_container_is_killed_without_having_run() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "unborn")?;
+    tasks.kill(bundle.id(), USR1)?;
+    ensure!(tasks.state(bundle.id())?.status.enum_value() == Ok(Status::CREATED));
+    tasks.kill(bundle.id(), TERM)?;
+    ensure!(tasks.wait(bundle.id())?.exit_status == 143);
+    ensure!(code(&tasks.start(bundle.id())) == Some(Code::FAILED_PRECONDITION));
+    ensure!(tasks.delete(bundle.id())?.exit_status == 143);
+    ensure!(topics(&fake)? == ["create", "exit", "delete"]);
+    Ok(())
+}
+
+#[test]
+fn a_created_container_is_deleted_with_an_exit() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "unwanted")?;
+    ensure!(tasks.delete(bundle.id())?.exit_status == 137);
+    ensure!(topics(&fake)? == ["create", "exit", "delete"]);
+    ensure!(code(&tasks.delete(bundle.id())) == Some(Code::NOT_FOUND));
+    Ok(())
+}
+
+#[test]
+fn a_running_container_is_neither_started_nor_deleted() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "running")?;
+    tasks.start(bundle.id())?;
+    ensure!(code(&tasks.start(bundle.id())) == Some(Code::FAILED_PRECONDITION));
+    let refused = tasks.delete(bundle.id());
+    ensure!(code(&refused) == Some(Code::FAILED_PRECONDITION));
+    let text = refused.unwrap_err().to_string();
+    ensure!(
+        text.contains("container running is running; stop it before deleting it"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_group_shares_a_shim_until_its_last_container_is_gone() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let group = "io.containerd.runc.v2.group";
+    let bundle = |id: &str| {
+        let module = guests::exits(3)?;
+        fake.bundle(id)
+            .annotation(group, "pod")
+            .file("/app.wasm", module)
+            .args(["/app.wasm"])
+            .write()
+    };
+    let (leader, member) = (bundle("leader")?, bundle("member")?);
+    let tasks = fake.serve(&leader)?;
+    ensure!(
+        fake.serve(&member)?.connect_task("leader")?.shim_pid
+            == tasks.connect_task("leader")?.shim_pid
+    );
+    for bundle in [&leader, &member] {
+        tasks.create(bundle)?;
+        tasks.start(bundle.id())?;
+        ensure!(tasks.wait(bundle.id())?.exit_status == 3);
+    }
+    tasks.delete("leader")?;
+    tasks.shutdown("leader")?;
+    ensure!(
+        tasks.state("member")?.exit_status == 3,
+        "the shim went with its leader"
+    );
+    tasks.delete("member")?;
+    fake.shims_end()
+}
