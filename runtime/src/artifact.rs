@@ -61,9 +61,9 @@ impl Artifact {
         // that wasmtime's own compiler wrote and (2) that nobody changes them afterwards. (1) The cache
         // checks that its folder is closed to everyone but this user, and the digest at the end of
         // the entry; nothing but `Cache::compile` writes there, from the output of the compile child;
-        // an artifact that came in an image never gets here. (2) Entries are published by rename
-        // after the last write and made read-only, and only ever replaced or unlinked, which leaves
-        // the mapped inode alone.
+        // an artifact that came in an image never gets here. (2) A file is mapped
+        // after its last write and after it was made read-only, and from then on only ever renamed or
+        // unlinked, which leaves the mapped inode alone.
         let code = unsafe {
             match kind {
                 Precompiled::Module => {
@@ -140,7 +140,8 @@ fn link_module(module: &Module, store: &mut Store<Host>) -> Result<Entry, Error>
     }
     if module
         .get_export("_start")
-        .is_none_or(|export| export.func().is_none())
+        .and_then(|export| export.func().cloned())
+        .is_none_or(|start| start.params().len() + start.results().len() > 0)
     {
         return Err(Error::NoEntrypoint { wanted: "_start" });
     }

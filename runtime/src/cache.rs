@@ -6,25 +6,30 @@
 //! wait for it and then find the entry, so that a hundred pods of one image compile it once. A
 //! process that dies leaves its lock to the kernel and its `NAME.tmp` to the next writer.
 //!
+//! All entries together are bounded: after each compilation those go that were not used for the
+//! longest time. A guest that runs one keeps it mapped, unlinked or not.
+//!
 //! The folder belongs to the user of the process and is closed to all others: who can write there can
 //! run native code in every pod.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
+use wasi_settings::MAX_WASM;
 
 use crate::entry::{self, Digest};
-use crate::{Artifact, Compiler, Engine, Error};
+use crate::folder::{self, Folder};
+use crate::{Artifact, Compiler, Engine, Error, Progress};
 
 /// Compiled programs of this node.
 #[derive(Debug)]
 pub struct Cache {
-    directory: OwnedFd,
+    folder: Folder,
     compiler: Compiler,
+    limit: u64,
 }
 
 /// An artifact, and where it came from.
@@ -58,27 +63,28 @@ enum Lookup {
 }
 
 impl Cache {
+    /// How many bytes all entries may have together: the machine code of some two hundred Pythons, or of
+    /// thousands of ordinary programs.
+    pub const LIMIT: u64 = 4 << 30;
+
     /// The cache in `directory`, an open folder; `compiler` is run for what is not in it.
     ///
     /// # Errors
     ///
     /// [`Error::CacheOpen`] when others than this process's user could write there.
     pub fn new(directory: OwnedFd, compiler: Compiler) -> Result<Self, Error> {
-        let stat = rustix::fs::fstat(&directory)
-            .map_err(|error| Error::cache("look at its folder")(error.into()))?;
-        let wanted = rustix::process::geteuid().as_raw();
-        let mode = stat.st_mode & 0o7777;
-        if stat.st_uid != wanted || mode & 0o077 != 0 {
-            return Err(Error::CacheOpen {
-                uid: stat.st_uid,
-                mode,
-                wanted,
-            });
-        }
         Ok(Self {
-            directory,
+            folder: Folder::new(directory)?,
             compiler,
+            limit: Self::LIMIT,
         })
+    }
+
+    /// Bounds all entries together to another number of bytes than [`Cache::LIMIT`]. An entry that
+    /// was just made stays, however large it is.
+    #[must_use]
+    pub fn limit(self, limit: u64) -> Self {
+        Self { limit, ..self }
     }
 
     /// The code of `wasm`, an open regular file with a module or component in it. Blocks while it is
@@ -89,53 +95,62 @@ impl Cache {
     /// [`Error::Compile`] when the compiler refuses it; [`Error::Compiler`] and [`Error::Cache`] when
     /// the host fails.
     pub fn load(&self, engine: &Engine, wasm: &File) -> Result<Loaded, Error> {
-        let digest = wasm
-            .metadata()
-            .and_then(|metadata| Digest::of(wasm, metadata.len()))
-            .map_err(Error::cache("read the module"))?;
-        let name = format!("{digest}-{}", wasi_settings::fingerprint());
-        if let Lookup::Found(artifact) = self.lookup(engine, &name)? {
-            return Ok(Loaded {
-                artifact,
-                origin: Origin::Mapped,
+        self.load_watched(engine, wasm, &mut |_| {})
+    }
+
+    /// Like [`Cache::load`]; `watch` is told, on this thread, what takes so long.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::load`].
+    pub fn load_watched(
+        &self,
+        engine: &Engine,
+        wasm: &File,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Loaded, Error> {
+        let read = || Error::cache("read the module");
+        let size = wasm.metadata().map_err(read())?.len();
+        if size > MAX_WASM {
+            return Err(Error::Compile {
+                reason: format!("the module is larger than {} MiB", MAX_WASM >> 20),
             });
         }
-        let lock = self.lock(&name)?;
+        let digest = Digest::of(wasm, size).map_err(read())?;
+        let name = format!("{digest}-{}", wasi_settings::fingerprint());
+        let mapped = |artifact| {
+            Ok(Loaded {
+                artifact,
+                origin: Origin::Mapped,
+            })
+        };
+        if let Lookup::Found(artifact) = self.lookup(engine, &name)? {
+            return mapped(artifact);
+        }
+        let lock = self.folder.lock(&name, || watch(Progress::Waiting))?;
         // Another process may have published while this one waited for the lock.
         let replaced = match self.lookup(engine, &name)? {
             Lookup::Found(artifact) => {
-                self.unlock(&name, lock)?;
-                return Ok(Loaded {
-                    artifact,
-                    origin: Origin::Mapped,
-                });
+                self.folder.unlock(lock)?;
+                return mapped(artifact);
             }
             Lookup::Missing => None,
             Lookup::Damaged(reason) => Some(reason),
         };
         let begun = Instant::now();
-        let compiled = self.compile(&name, wasm, &digest);
-        self.unlock(&name, lock)?;
-        compiled?;
-        match self.lookup(engine, &name)? {
-            Lookup::Found(artifact) => Ok(Loaded {
-                artifact,
-                origin: Origin::Compiled {
-                    took: begun.elapsed(),
-                    replaced,
-                },
-            }),
-            Lookup::Missing => Err(Error::Engine {
-                reason: format!("the entry {name} vanished while it was loaded"),
-            }),
-            Lookup::Damaged(reason) => Err(Error::Engine {
-                reason: format!("what the compiler made cannot be loaded: {reason}"),
-            }),
-        }
+        let compiled = self.compile(engine, &name, wasm, &digest, watch);
+        self.folder.unlock(lock)?;
+        let artifact = compiled?;
+        let took = begun.elapsed();
+        self.folder.evict(self.limit, &format!("{name}.cwasm"))?;
+        Ok(Loaded {
+            artifact,
+            origin: Origin::Compiled { took, replaced },
+        })
     }
 
     fn lookup(&self, engine: &Engine, name: &str) -> Result<Lookup, Error> {
-        let file = match self.open(&format!("{name}.cwasm"), OFlags::RDONLY) {
+        let file = match self.folder.open(&format!("{name}.cwasm"), OFlags::RDONLY) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Missing),
             Err(error) => return Err(Error::cache(format!("open {name}.cwasm"))(error)),
@@ -145,72 +160,51 @@ impl Cache {
             return Ok(Lookup::Damaged(damage.to_owned()));
         }
         Ok(match Artifact::map(engine, &file) {
-            Ok(artifact) => Lookup::Found(artifact),
+            Ok(artifact) => {
+                // A folder that cannot be written to still serves what is in it.
+                drop(folder::touch(&file));
+                Lookup::Found(artifact)
+            }
             Err(reason) => Lookup::Damaged(reason),
         })
     }
 
     /// Compiles and publishes; the caller holds the lock of `name`.
-    fn compile(&self, name: &str, wasm: &File, digest: &Digest) -> Result<(), Error> {
+    ///
+    /// What is mapped is the file that was written, not the one that has the entry's name: others may
+    /// evict the entry as soon as it has it.
+    fn compile(
+        &self,
+        engine: &Engine,
+        name: &str,
+        wasm: &File,
+        digest: &Digest,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Artifact, Error> {
         let temporary = format!("{name}.tmp");
-        self.remove(&temporary)?;
+        let published = format!("{name}.cwasm");
+        self.folder.remove(&temporary)?;
         let mut file = self
+            .folder
             .open(&temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
             .map_err(Error::cache(format!("create {temporary}")))?;
-        let compiled = self.compiler.compile(wasm, digest, &file).and_then(|()| {
+        let mut make = || {
+            self.compiler.compile(wasm, digest, &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
-                .and_then(|()| {
-                    let published = format!("{name}.cwasm");
-                    Ok(rustix::fs::renameat(
-                        &self.directory,
-                        &temporary,
-                        &self.directory,
-                        published,
-                    )?)
-                })
-                .map_err(Error::cache(format!("publish {name}.cwasm")))
-        });
-        if compiled.is_err() {
-            self.remove(&temporary)?;
-        }
-        compiled
-    }
-
-    /// Waits until this process is the only one that writes the entry `name`.
-    fn lock(&self, name: &str) -> Result<File, Error> {
-        let path = format!("{name}.lock");
-        let lock = || -> io::Result<Option<File>> {
-            let file = self.open(&path, OFlags::RDWR | OFlags::CREATE)?;
-            rustix::io::retry_on_intr(|| {
-                rustix::fs::flock(file.as_fd(), FlockOperation::LockExclusive)
+                .map_err(Error::cache(format!("seal {temporary}")))?;
+            let artifact = Artifact::map(engine, &file).map_err(|reason| Error::Engine {
+                reason: format!("what the compiler made cannot be loaded: {reason}"),
             })?;
-            // The holder before unlinks the file: what was locked then is no lock any more.
-            Ok((rustix::fs::fstat(&file)?.st_nlink > 0).then_some(file))
+            self.folder
+                .rename(&temporary, &published)
+                .map_err(Error::cache(format!("publish {published}")))?;
+            Ok(artifact)
         };
-        loop {
-            if let Some(file) = lock().map_err(Error::cache(format!("lock {path}")))? {
-                return Ok(file);
-            }
+        let made = make();
+        if made.is_err() {
+            self.folder.remove(&temporary)?;
         }
-    }
-
-    /// Ends the exclusion: the file goes first, so that who waits for it starts anew.
-    fn unlock(&self, name: &str, lock: File) -> Result<(), Error> {
-        let removed = self.remove(&format!("{name}.lock"));
-        drop(lock);
-        removed
-    }
-
-    fn open(&self, path: &str, flags: OFlags) -> io::Result<File> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(rustix::fs::openat(&self.directory, path, flags, Mode::from_raw_mode(0o600))?.into())
-    }
-
-    fn remove(&self, path: &str) -> Result<(), Error> {
-        match rustix::fs::unlinkat(&self.directory, path, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(Error::cache(format!("remove {path}"))(error.into())),
-        }
+        made
     }
 }

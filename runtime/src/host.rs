@@ -12,6 +12,10 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use crate::limits::Limiter;
 use crate::{Error, Guest};
 
+/// How many resources a guest may hold at once: files, sockets, streams, what it polls. Many are a
+/// descriptor of the process, which has some 20,000 for all its guests.
+const MAX_RESOURCES: usize = 4096;
+
 /// Store data. WASI 0.1 is implemented over WASI 0.2, so one context serves both.
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
@@ -62,8 +66,10 @@ impl Host {
                 .allow_udp(true)
                 .allow_ip_name_lookup(true);
         }
+        let mut wasi = builder.build_p1();
+        wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
         Ok(Self {
-            wasi: builder.build_p1(),
+            wasi,
             limiter: Limiter::new(guest.limits),
         })
     }

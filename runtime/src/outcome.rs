@@ -41,7 +41,7 @@ impl Outcome {
         // Not the error's own `Debug`, which has the host's stack in it when RUST_BACKTRACE is set.
         let mut trace = format!("{}\n", error.root_cause());
         if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-            trace.push_str(&format!("wasm backtrace, innermost first:\n{backtrace}\n"));
+            trace.push_str(&format!("{backtrace}\n"));
         }
         Self::Trapped { trace }
     }

@@ -1,10 +1,19 @@
 //! A guest that is ready to run, and its run.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
 use crate::{Interrupter, Outcome, Output};
+
+/// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
+/// (`cmd/containerd-shim-runc-v2/process/init.go`).
+const TAKE: Duration = Duration::from_secs(10);
+/// The same for a guest that was killed, which has to be gone at once.
+const TAKE_AFTER_KILL: Duration = Duration::from_millis(20);
 
 /// A program linked to what it is given. Dropping it frees everything; nothing has run.
 pub struct Prepared {
@@ -53,7 +62,8 @@ impl Prepared {
     /// Runs the guest to its end, on the thread that polls, within a tokio runtime.
     ///
     /// When it is done its output has been taken by the other side, the trace of a trap included, and
-    /// all it held is freed. Killed, it drops what its reader had not taken.
+    /// all it held is freed. A reader that takes nothing is waited for [`TAKE`], and after a kill
+    /// [`TAKE_AFTER_KILL`]; what it has not taken then is lost.
     pub async fn run(self) -> Outcome {
         let Self {
             mut store,
@@ -62,20 +72,29 @@ impl Prepared {
             stdout,
             stderr,
         } = self;
-        let run = async {
-            let outcome = Outcome::of(entry.call(&mut store).await);
-            stdout.finish(b"").await;
-            let last_words = match &outcome {
-                Outcome::Trapped { trace } => trace.clone(),
-                Outcome::OutOfMemory { limit } => {
-                    format!("the guest reached its memory limit of {limit} bytes\n")
-                }
-                Outcome::Exited(_) | Outcome::Killed => String::new(),
-            };
-            stderr.finish(last_words.as_bytes()).await;
-            outcome
+        let ended = interrupter.guard(entry.call(&mut store)).await;
+        let outcome = ended.map_or(Outcome::Killed, Outcome::of);
+        // Its files and sockets are closed before anybody hears of its end.
+        drop(store);
+        let last_words = match &outcome {
+            Outcome::Trapped { trace } => trace.clone(),
+            Outcome::OutOfMemory { limit } => {
+                format!("the guest reached its memory limit of {limit} bytes\n")
+            }
+            Outcome::Exited(_) | Outcome::Killed => String::new(),
         };
-        interrupter.guard(run).await.unwrap_or(Outcome::Killed)
+        let finish = async {
+            stdout.finish(b"").await;
+            stderr.finish(last_words.as_bytes()).await;
+        };
+        // Whether all was taken or not, there is nobody to tell.
+        let _taken = if outcome == Outcome::Killed {
+            timeout(TAKE_AFTER_KILL, finish).await.ok()
+        } else {
+            let finished = interrupter.guard(timeout(TAKE, finish)).await;
+            finished.and_then(Result::ok)
+        };
+        outcome
     }
 }
 

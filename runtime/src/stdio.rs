@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
@@ -149,19 +150,19 @@ impl Endpoint {
                 buffer.truncate(count);
                 Ok(Some(buffer.freeze()))
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             // A terminal whose other side was closed.
-            Err(rustix::io::Errno::IO) => Ok(Some(Bytes::new())),
+            Err(Errno::IO) => Ok(Some(Bytes::new())),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Writes what the other side takes now: `None` when it takes nothing.
-    fn write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+    fn write(&self, bytes: &[u8]) -> Result<Option<usize>, Errno> {
         match rustix::io::write(&*self.fd, bytes) {
             Ok(count) => Ok(Some(count)),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
@@ -177,7 +178,7 @@ struct Sink {
 struct Pending {
     bytes: BytesMut,
     /// The reader is gone, or the disk is full: the guest hears of it at its next write.
-    failed: Option<io::ErrorKind>,
+    failed: Option<Errno>,
 }
 
 impl Sink {
@@ -199,7 +200,7 @@ impl Sink {
             match self.endpoint.write(&pending.bytes) {
                 Ok(Some(count)) => pending.bytes.advance(count),
                 Ok(None) => return false,
-                Err(error) => pending.failed = Some(error.kind()),
+                Err(error) => pending.failed = Some(error),
             }
         }
         true
@@ -217,9 +218,9 @@ impl Sink {
         let pending = self.state();
         match pending.failed {
             None => Ok(MAX_PENDING.saturating_sub(pending.bytes.len())),
-            Some(io::ErrorKind::BrokenPipe) => Err(StreamError::Closed),
-            Some(kind) => Err(StreamError::LastOperationFailed(
-                io::Error::from(kind).into(),
+            Some(Errno::PIPE) => Err(StreamError::Closed),
+            Some(error) => Err(StreamError::LastOperationFailed(
+                io::Error::from(error).into(),
             )),
         }
     }
@@ -354,8 +355,8 @@ impl AsyncWrite for Output {
             return Poll::Ready(Ok(bytes.len()));
         };
         ready!(Pin::new(&mut self.clone()).poll_flush(cx))?;
-        if let Some(kind) = sink.state().failed {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = sink.state().failed {
+            return Poll::Ready(Err(error.into()));
         }
         let taken = bytes.len().min(MAX_PENDING);
         sink.push(&bytes[..taken]);

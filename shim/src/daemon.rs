@@ -10,14 +10,17 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::ForkResult;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid};
 use wasi_bundles::Bundle;
 
 use crate::bootstrap::Dialect;
 use crate::error::StartError;
 use crate::flags::Flags;
+use crate::programs::CacheOptions;
 use crate::recover::ShimRecord;
-use crate::socket::{Socket, SocketPath};
+use crate::socket::{Claim, Socket, SocketPath};
 
 /// Containers with the same value share a shim, first one first (as runc's shim has it).
 const GROUP_ANNOTATIONS: [&str; 2] = [
@@ -25,13 +28,16 @@ const GROUP_ANNOTATIONS: [&str; 2] = [
     "io.kubernetes.cri.sandbox-id",
 ];
 
+/// The kernel takes no more.
+const MAX_OOM_SCORE_ADJ: i32 = 1000;
+
 /// What the daemon inherits from the `start` that made it.
 #[derive(Debug)]
 pub struct Inheritance {
     /// Already listening.
     pub listener: UnixListener,
-    /// Its path, to be withdrawn at exit.
-    pub socket: SocketPath,
+    /// Its file.
+    pub claim: Claim,
     /// containerd's namespace.
     pub namespace: String,
     /// containerd's socket for events.
@@ -40,10 +46,13 @@ pub struct Inheritance {
     pub bundle: PathBuf,
     /// Where the shim's own program is; the compiler lies beside it.
     pub program: PathBuf,
-    /// The folder of compiled programs.
-    pub cache: PathBuf,
+    /// Where compiled programs are kept.
+    pub cache: CacheOptions,
     /// Whether to log in detail.
     pub debug: bool,
+    /// How soon the kernel shall end the daemon for memory: after what containerd runs, before
+    /// containerd (runc's shim does the same).
+    pub oom_score_adj: io::Result<i32>,
 }
 
 /// Where a process is after [`start`].
@@ -79,46 +88,80 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
     };
     let socket = SocketPath::new(chosen, &bundle, &flags.address, &flags.namespace, &group);
     let address = socket.address();
+    // All that can be wrong with the call is found out before there is anything to be left behind.
+    let events_address = std::env::var("TTRPC_ADDRESS")
+        .ok()
+        .filter(|address| !address.is_empty())
+        .ok_or(StartError::NoEventsAddress)?;
+    let cache = CacheOptions::from_environment()?;
+    let program = std::env::current_exe().map_err(StartError::io("find its own program"))?;
     let bound = socket
         .bind()
         .map_err(StartError::io(format!("listen on {address}")))?;
-    if let Socket::Bound(listener) = bound {
-        let inheritance = Inheritance {
-            listener,
-            socket: socket.clone(),
-            namespace: flags.namespace.clone(),
-            events_address: std::env::var("TTRPC_ADDRESS")
-                .map_err(|_| StartError::NoEventsAddress)?,
-            bundle: bundle.clone(),
-            program: std::env::current_exe().map_err(StartError::io("find its own program"))?,
-            cache: std::env::var_os("CONTAINERD_SHIM_WASI_CACHE")
-                .map_or_else(|| "/var/cache/containerd-shim-wasi".into(), PathBuf::from),
-            debug,
-        };
-        // SAFETY: `fork` is unsafe because the child of a process with several threads may only call
-        // async-signal-safe functions. This process has one thread: `main` got here without starting
-        // any, and neither std nor the crates used above start threads of their own.
-        match unsafe { nix::unistd::fork() }
-            .map_err(|error| StartError::io("fork")(error.into()))?
-        {
-            ForkResult::Child => {
-                detach().map_err(StartError::io("detach from containerd"))?;
-                return Ok(Started::Daemon(Box::new(inheritance)));
+    let Socket::Bound(listener, claim) = bound else {
+        answer(&bundle, &address, &dialect)?;
+        return Ok(Started::Answered);
+    };
+    let oom_score_adj = oom_score_adj();
+    // SAFETY: `fork` is unsafe because the child of a process with several threads may only call
+    // async-signal-safe functions. This process has one thread: `main` got here without starting
+    // any, and neither std nor the crates used above start threads of their own.
+    match unsafe { nix::unistd::fork() }.map_err(|error| StartError::io("fork")(error.into()))? {
+        ForkResult::Child => {
+            detach().map_err(StartError::io("detach from containerd"))?;
+            Ok(Started::Daemon(Box::new(Inheritance {
+                listener,
+                claim,
+                namespace: flags.namespace.clone(),
+                events_address,
+                bundle,
+                program,
+                cache,
+                debug,
+                oom_score_adj,
+            })))
+        }
+        ForkResult::Parent { child } => {
+            let answered =
+                record(child, &bundle).and_then(|()| answer(&bundle, &address, &dialect));
+            if let Err(error) = answered {
+                // A child of this process, and not waited for: the id is its own.
+                let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
+                drop(claim);
+                return Err(error);
             }
-            ForkResult::Parent { child } => ShimRecord::of(child.as_raw().cast_unsigned())
-                .and_then(|record| record.write(&bundle))
-                .map_err(StartError::io("write the shim's record into the bundle"))?,
+            claim.pass_on();
+            Ok(Started::Answered)
         }
     }
+}
+
+/// Writes down who the daemon is, for `delete`.
+fn record(daemon: Pid, bundle: &Path) -> Result<(), StartError> {
+    ShimRecord::of(daemon.as_raw().cast_unsigned())
+        .and_then(|record| record.write(bundle))
+        .map_err(StartError::io("write the shim's record into the bundle"))
+}
+
+/// Tells containerd where the shim listens.
+fn answer(bundle: &Path, address: &str, dialect: &Dialect) -> Result<(), StartError> {
     // containerd 1.6 and 1.7 read it to find the shim again after their own restart.
-    fs::write(bundle.join("address"), &address)
-        .map_err(StartError::io("write the address file"))?;
+    fs::write(bundle.join("address"), address).map_err(StartError::io("write the address file"))?;
     let mut stdout = io::stdout().lock();
     stdout
-        .write_all(&dialect.reply(&address))
+        .write_all(&dialect.reply(address))
         .and_then(|()| stdout.flush())
-        .map_err(StartError::io("answer on stdout"))?;
-    Ok(Started::Answered)
+        .map_err(StartError::io("answer on stdout"))
+}
+
+/// containerd's own and one more; containerd is who runs `start`.
+fn oom_score_adj() -> io::Result<i32> {
+    let file = format!("/proc/{}/oom_score_adj", nix::unistd::getppid());
+    let score: i32 = fs::read_to_string(file)?
+        .trim()
+        .parse()
+        .map_err(io::Error::other)?;
+    Ok(score.saturating_add(1).min(MAX_OOM_SCORE_ADJ))
 }
 
 /// The group of the container in `bundle`. A bundle of the sandbox API may have no `config.json`

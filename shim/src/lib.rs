@@ -4,7 +4,7 @@
 //! daemon answers the Task API on its socket ([`services`]). A container is a thread of the daemon
 //! ([`confine`]), driven by one task ([`container`]) that asks a pure policy ([`lifecycle`]) what may
 //! happen, and tells containerd what did ([`events`]). `delete` cleans up after a shim that is gone
-//! ([`recover`]).
+//! ([`recover`]). `compile`, which people call, fills the cache ahead of all that ([`warm`]).
 //!
 //! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
 
@@ -12,6 +12,7 @@ pub mod bootstrap;
 pub mod confine;
 pub mod container;
 pub mod containers;
+pub mod credentials;
 pub mod daemon;
 mod error;
 pub mod events;
@@ -19,6 +20,7 @@ pub mod flags;
 pub mod guest;
 pub mod lifecycle;
 pub mod logger;
+pub mod names;
 pub mod namespaces;
 pub mod programs;
 pub mod recover;
@@ -27,6 +29,7 @@ pub mod serve;
 pub mod services;
 pub mod socket;
 pub mod stdio;
+pub mod warm;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -45,6 +48,15 @@ const RUNTIME: &str = "io.containerd.wasi.v1";
 /// The whole program: parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "compile")
+    {
+        return match warm::main(std::env::args_os().skip(2)) {
+            Ok(code) => code,
+            Err(reason) => fail(&reason),
+        };
+    }
     let flags = match Flags::parse(std::env::args().skip(1)) {
         Ok(flags) => flags,
         Err(error) => return fail(&error.to_string()),
@@ -64,10 +76,12 @@ pub fn main() -> ExitCode {
         Action::Start => {
             return match daemon::start(&flags) {
                 Ok(Started::Answered) => ExitCode::SUCCESS,
-                Ok(Started::Daemon(inheritance)) => match serve::serve(*inheritance) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(_) => ExitCode::FAILURE,
-                },
+                Ok(Started::Daemon(inheritance)) => {
+                    match names::pin().and_then(|()| serve::serve(*inheritance)) {
+                        Ok(()) => ExitCode::SUCCESS,
+                        Err(_) => ExitCode::FAILURE,
+                    }
+                }
                 Err(error) => fail(&error.text()),
             };
         }

@@ -1,31 +1,70 @@
 //! Programs of this shim: one engine and one cache for all its containers, made when the first needs
 //! them.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use wasi_bundles::Entrypoint;
-use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin};
+use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Progress};
 
-use crate::Error;
+use crate::{Error, StartError};
 
 /// The file name of the compile child, which lies beside the shim.
 const COMPILER: &str = "containerd-shim-wasi-compile";
 
+/// Names the folder of the cache.
+const CACHE: &str = "CONTAINERD_SHIM_WASI_CACHE";
+/// Bounds the cache, in bytes.
+const CACHE_LIMIT: &str = "CONTAINERD_SHIM_WASI_CACHE_LIMIT";
+
+/// Where compiled programs are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Their folder, which is made if it is missing.
+    pub folder: PathBuf,
+    /// How many bytes they may have together.
+    pub limit: u64,
+}
+
+impl CacheOptions {
+    /// What containerd's environment says, or the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::CacheLimit`] when the limit is no number.
+    pub fn from_environment() -> Result<Self, StartError> {
+        let limit = std::env::var_os(CACHE_LIMIT);
+        Ok(Self {
+            folder: std::env::var_os(CACHE)
+                .map_or_else(|| "/var/cache/containerd-shim-wasi".into(), PathBuf::from),
+            limit: limit.as_deref().map_or(Ok(Cache::LIMIT), bytes)?,
+        })
+    }
+}
+
+fn bytes(value: &OsStr) -> Result<u64, StartError> {
+    let number = value.to_str().and_then(|value| value.parse().ok());
+    number.ok_or_else(|| StartError::CacheLimit {
+        name: CACHE_LIMIT,
+        value: value.to_string_lossy().into_owned(),
+    })
+}
+
 /// Where programs are loaded.
 #[derive(Debug)]
 pub struct Programs {
-    cache: PathBuf,
+    cache: CacheOptions,
     compiler: PathBuf,
     loaded: OnceLock<(Engine, Cache)>,
 }
 
 impl Programs {
-    /// Programs compiled by the compiler beside `program` into the folder `cache`. Touches nothing.
+    /// Programs compiled by the compiler beside `program` into `cache`. Touches nothing.
     #[must_use]
-    pub fn new(program: &Path, cache: PathBuf) -> Self {
+    pub fn new(program: &Path, cache: CacheOptions) -> Self {
         Self {
             cache,
             compiler: program.with_file_name(COMPILER),
@@ -42,7 +81,9 @@ impl Programs {
     pub fn load(&self, entrypoint: &Entrypoint) -> Result<Artifact, Error> {
         let (engine, cache) = self.engine_and_cache()?;
         let loaded = cache
-            .load(engine, &entrypoint.file)
+            .load_watched(engine, &entrypoint.file, &mut |progress| {
+                tell(&entrypoint.path, progress);
+            })
             .map_err(|source| Error::Program {
                 path: entrypoint.path.clone(),
                 source,
@@ -67,24 +108,54 @@ impl Programs {
     }
 
     /// Two containers that get here at once may both make them; one pair is kept.
-    fn engine_and_cache(&self) -> Result<&(Engine, Cache), Error> {
+    pub(crate) fn engine_and_cache(&self) -> Result<&(Engine, Cache), Error> {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&self.cache)
-            .and_then(|()| File::open(&self.cache))
+            .create(&self.cache.folder)
+            .and_then(|()| File::open(&self.cache.folder))
             .map_err(Error::host(format!(
                 "open the cache {}",
-                self.cache.display()
+                self.cache.folder.display()
             )))
             .and_then(|folder| {
                 let engine = Engine::new().map_err(Error::Engine)?;
                 let compiler = Compiler::new(self.compiler.clone());
                 let cache = Cache::new(folder.into(), compiler).map_err(Error::Engine)?;
-                Ok(self.loaded.get_or_init(|| (engine, cache)))
+                Ok(self
+                    .loaded
+                    .get_or_init(|| (engine, cache.limit(self.cache.limit))))
             })
+    }
+}
+
+/// Says what the Create of a container waits for.
+fn tell(path: &str, progress: Progress) {
+    match progress {
+        Progress::Waiting => log::info!("another process compiles {path}; waiting for it"),
+        Progress::Compiling { elapsed, size } => log::info!(
+            "still compiling {path}, {size} bytes of wasm, since {}s",
+            elapsed.as_secs()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_of_bytes() {
+        assert_eq!(bytes(OsStr::new("1073741824")).unwrap(), 1 << 30);
+        for value in ["4G", "", "-1", "1.5"] {
+            let error = bytes(OsStr::new(value)).unwrap_err();
+            let expected = format!(
+                "CONTAINERD_SHIM_WASI_CACHE_LIMIT is {value:?}, which is no number of bytes"
+            );
+            assert_eq!(error.text(), expected);
+        }
     }
 }

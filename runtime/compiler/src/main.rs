@@ -2,8 +2,10 @@
 //!
 //! Compiling a stranger's module is the riskiest work there is for the shim: it takes gigabytes, may
 //! take minutes, and upstream does not count a crash of the compiler as a vulnerability. So it runs
-//! here, in a child that has two descriptors, no privileges and hard limits, and that dies with the
-//! thread that asked for it. What is wrong with the module is said on stderr, in one line.
+//! here, in a child that has two descriptors, no privileges, few system calls and hard limits, and that
+//! dies with the thread that asked for it. What is wrong with the module is said on stderr, in one line.
+
+mod filter;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -11,19 +13,26 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
+use wasi_settings::MAX_WASM;
 use wasmtime::Engine;
 
-/// The largest module read, in bytes: ten times the largest in the wild (a CPython is 18 MB).
-const MAX_WASM: u64 = 256 << 20;
 /// Address space, in bytes. Cranelift took 0.85 GiB for a 16 MB Ruby; more than this is an attack.
 const MAX_ADDRESS_SPACE: u64 = 8 << 30;
 /// CPU seconds over all threads. Ruby took 61.
 const MAX_CPU: u64 = 900;
+/// The largest artifact, in bytes: eight times the largest module, where three times is usual.
+const MAX_ARTIFACT: u64 = 2 << 30;
+/// Threads of the pool. The allocator reserves 64 MiB of address space for each, so that as many as a
+/// large node has processors would alone go beyond [`MAX_ADDRESS_SPACE`].
+const MAX_THREADS: usize = 16;
 /// The uid and gid of `nobody`, who owns nothing.
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
-    match confine().and_then(|()| compile()) {
+    let done = confine()
+        .and_then(|()| prepare())
+        .and_then(|engine| filter::install().and_then(|()| compile(&engine)));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             // Nobody is left to tell if stderr is gone; the exit code still says it failed.
@@ -38,8 +47,13 @@ fn confine() -> Result<(), String> {
     for (resource, limit) in [
         (Resource::As, MAX_ADDRESS_SPACE),
         (Resource::Cpu, MAX_CPU),
+        (Resource::Fsize, MAX_ARTIFACT),
         (Resource::Core, 0),
     ] {
+        // A limit that whoever started this has set lower stays.
+        let limit = rustix::process::getrlimit(resource)
+            .maximum
+            .map_or(limit, |inherited| inherited.min(limit));
         let limit = Rlimit {
             current: Some(limit),
             maximum: Some(limit),
@@ -61,7 +75,20 @@ fn confine() -> Result<(), String> {
         .map_err(|error| format!("cannot tie itself to the shim: {error}"))
 }
 
-fn compile() -> Result<(), String> {
+/// Makes what the filter would not let it make: the pool's threads, which count the processors in
+/// `/proc` and `/sys`, and the engine, which looks at the processor. The threads inherit the uid.
+fn prepare() -> Result<Engine, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Returns when all of them run.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.min(MAX_THREADS))
+        .build_global()
+        .map_err(|error| format!("cannot start its threads: {error}"))?;
+    Engine::new(&wasi_settings::config())
+        .map_err(|error| format!("cannot make an engine: {error:#}"))
+}
+
+fn compile(engine: &Engine) -> Result<(), String> {
     let expected = std::env::args()
         .nth(1)
         .ok_or("usage: containerd-shim-wasi-compile SHA256 < wasm > artifact")?;
@@ -80,14 +107,18 @@ fn compile() -> Result<(), String> {
             "the module changed while it was read: sha256 {digest} where {expected} was expected"
         ));
     }
-    let engine = Engine::new(&wasi_settings::config())
-        .map_err(|error| format!("cannot make an engine: {error:#}"))?;
     let artifact = if is_component(&wasm) {
         engine.precompile_component(&wasm)
     } else {
         engine.precompile_module(&wasm)
     }
     .map_err(|error| format!("{error:#}"))?;
+    if artifact.len() as u64 > MAX_ARTIFACT {
+        return Err(format!(
+            "its machine code is larger than {} MiB",
+            MAX_ARTIFACT >> 20
+        ));
+    }
     std::io::stdout()
         .write_all(&artifact)
         .map_err(|error| format!("cannot write the artifact: {error}"))

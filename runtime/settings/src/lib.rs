@@ -9,6 +9,9 @@ use wasmtime::{Collector, Config};
 /// The version of wasmtime that the workspace builds with; a test holds it to `Cargo.lock`.
 pub const WASMTIME_VERSION: &str = "48.0.8";
 
+/// The largest module compiled, in bytes: ten times the largest in the wild (a CPython is 18 MB).
+pub const MAX_WASM: u64 = 256 << 20;
+
 /// Raised whenever [`config`] changes, so that entries of older settings are not even looked at.
 const REVISION: u32 = 1;
 

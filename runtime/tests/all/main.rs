@@ -1,0 +1,26 @@
+//! What the crate promises, from outside: real artifacts of the real compile child, run on a tokio
+//! runtime of one thread, as in the shim.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be made is a test that fails"
+)]
+
+mod cache;
+mod cache_folder;
+mod command;
+mod compile_child;
+mod compiling;
+mod eviction;
+mod files;
+mod filter;
+mod fixture;
+mod hostile;
+mod imports;
+mod interrupt;
+mod limits;
+mod locate;
+mod preempt;
+mod stdio;
+mod streams;
+mod wasm;
