@@ -21,21 +21,18 @@ use std::{
         fd::{BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
+    path::Path,
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    fs::{FileType, OFlags, fstat},
     io::Errno,
 };
 
-use crate::{Error, Kind, Process};
+use crate::{Error, Kind, Process, open_in_root};
 
 /// Where runc's and Docker's containers look if their environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// How often the kernel may be asked again whether `..` stayed inside of the root while somebody
-/// renames directories there.
-const ATTEMPTS: usize = 64;
 
 /// The wasm file to run.
 #[derive(Debug)]
@@ -174,17 +171,10 @@ fn open_regular(root: BorrowedFd<'_>, path: &str) -> Result<File, Miss> {
 }
 
 fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Miss> {
-    let flags = flags | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut attempts = ATTEMPTS;
-    loop {
-        attempts -= 1;
-        match openat2(root, path, flags, Mode::empty(), resolve) {
-            Ok(fd) => return Ok(fd),
-            Err(Errno::NOENT | Errno::NOTDIR) => return Err(Miss::Absent),
-            Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => {}
-            Err(errno) => return Err(Miss::Unopenable(errno.into())),
-        }
+    match open_in_root(root, Path::new(path), flags) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(Miss::Absent),
+        Err(errno) => Err(Miss::Unopenable(errno.into())),
     }
 }
 

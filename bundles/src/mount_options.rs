@@ -5,8 +5,15 @@
 //! whole tree, and whatever is none of these belongs to the file system. The words and their effects
 //! are those of runc (`libcontainer/specconv`, the tables `mountFlags`, `mountPropagationMapping` and
 //! `recAttrFlags`); what we cannot honour is refused instead of dropped.
+//!
+//! With one exception: the words of propagation (`rprivate`, `rslave`, `rshared`, ...) are accepted, and
+//! **every mount is private**. A guest gets a detached copy of its tree, taken when the container is
+//! made: what the host mounts or unmounts later does not show in the container, whatever the word, and a
+//! guest has no way to mount anything that could show on the host. Kubernetes and Docker write
+//! `rprivate` unless somebody asks for more; a pod with `mountPropagation: HostToContainer` (`rslave`)
+//! or `Bidirectional` (`rshared`) runs, and sees the mounts there were when it was made.
 
-use rustix::mount::{MountFlags as Flags, MountPropagationFlags as Propagation};
+use rustix::mount::MountFlags as Flags;
 
 /// `MS_REMOUNT`, which rustix keeps for `mount_remount`.
 const REMOUNT: Flags = Flags::from_bits_retain(1 << 5);
@@ -23,9 +30,6 @@ pub struct MountFlags {
     /// Flags asked for explicitly to be off (`rw`, `suid`, ...). Of interest for bind mounts only,
     /// where a flag that is in neither is inherited from the source. Disjoint from `set`.
     pub clear: Flags,
-    /// The propagation to change to after mounting, with `REC` for the r-variants. Of several words
-    /// the last one counts.
-    pub propagation: Option<Propagation>,
     /// `rro`: read-only together with everything mounted below (`mount_setattr` with `AT_RECURSIVE`).
     pub recursive_readonly: bool,
 }
@@ -69,7 +73,6 @@ impl<'a> Options<'a> {
             flags: MountFlags {
                 set: Flags::empty(),
                 clear: Flags::empty(),
-                propagation: None,
                 recursive_readonly: false,
             },
             bind: None,
@@ -90,7 +93,6 @@ impl<'a> Options<'a> {
                     parsed.bind.get_or_insert(Bind::Single);
                 }
                 Word::Bind(Bind::Recursive) => parsed.bind = Some(Bind::Recursive),
-                Word::Propagation(propagation) => parsed.flags.propagation = Some(propagation),
                 Word::RecursiveReadonly(on) => parsed.flags.recursive_readonly = on,
                 Word::Nothing => {}
                 Word::Refused(remedy) => return Err(Refused { option, remedy }),
@@ -106,7 +108,6 @@ enum Word {
     Set(Flags),
     Clear(Flags),
     Bind(Bind),
-    Propagation(Propagation),
     RecursiveReadonly(bool),
     Nothing,
     Refused(&'static str),
@@ -150,14 +151,9 @@ impl Word {
             "bind" => Self::Bind(Bind::Single),
             "rbind" => Self::Bind(Bind::Recursive),
 
-            "private" => Self::Propagation(Propagation::PRIVATE),
-            "rprivate" => Self::Propagation(Propagation::PRIVATE | Propagation::REC),
-            "slave" => Self::Propagation(Propagation::DOWNSTREAM),
-            "rslave" => Self::Propagation(Propagation::DOWNSTREAM | Propagation::REC),
-            "shared" => Self::Propagation(Propagation::SHARED),
-            "rshared" => Self::Propagation(Propagation::SHARED | Propagation::REC),
-            "unbindable" => Self::Propagation(Propagation::UNBINDABLE),
-            "runbindable" => Self::Propagation(Propagation::UNBINDABLE | Propagation::REC),
+            // Every mount is private (see the module).
+            "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" | "unbindable"
+            | "runbindable" => Self::Nothing,
 
             "rro" => Self::RecursiveReadonly(true),
             "rrw" => Self::RecursiveReadonly(false),
@@ -212,12 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn the_r_variants_of_propagation_are_recursive() {
-        let options = words(&["shared", "rslave"]);
-        assert_eq!(
-            Options::parse(&options).unwrap().flags.propagation,
-            Some(Propagation::DOWNSTREAM | Propagation::REC)
-        );
+    fn words_of_propagation_are_accepted_and_change_nothing() {
+        let options = words(&["rprivate", "slave", "rslave", "rshared", "runbindable"]);
+        assert_eq!(Options::parse(&options), Options::parse(&[]));
     }
 
     #[test]

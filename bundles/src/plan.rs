@@ -12,6 +12,8 @@ use crate::{Bundle, Error, Limits, Mount, Namespace, Namespaces, Process};
 pub struct Plan {
     rootfs: Rootfs,
     mounts: Vec<Mount>,
+    masked: Vec<PathBuf>,
+    readonly: Vec<PathBuf>,
     namespaces: Namespaces,
     hostname: Option<String>,
     domainname: Option<String>,
@@ -50,12 +52,19 @@ impl Plan {
         })?;
         let mounts = spec.mounts().as_deref().unwrap_or_default();
 
+        let paths = |listed: Option<&Vec<String>>| {
+            let listed = listed.map_or(&[][..], Vec::as_slice);
+            listed.iter().map(PathBuf::from).collect()
+        };
+
         Ok(Self {
             rootfs: Rootfs::new(bundle)?,
             mounts: mounts
                 .iter()
                 .map(|mount| Mount::new(mount, bundle.dir()))
                 .collect::<Result<_, _>>()?,
+            masked: paths(linux.and_then(|linux| linux.masked_paths().as_ref())),
+            readonly: paths(linux.and_then(|linux| linux.readonly_paths().as_ref())),
             hostname: uts_name("hostname", spec.hostname(), &namespaces.uts, &config)?,
             domainname: uts_name("domainname", spec.domainname(), &namespaces.uts, &config)?,
             namespaces,
@@ -72,6 +81,17 @@ impl Plan {
     /// What is mounted over it, in this order.
     pub fn mounts(&self) -> &[Mount] {
         &self.mounts
+    }
+
+    /// What the guest must not see (`linux.maskedPaths`): paths in the container that may be missing,
+    /// to be resolved there. As they were written.
+    pub fn masked_paths(&self) -> &[PathBuf] {
+        &self.masked
+    }
+
+    /// What the guest must not write to (`linux.readonlyPaths`); see [`Self::masked_paths`].
+    pub fn readonly_paths(&self) -> &[PathBuf] {
+        &self.readonly
     }
 
     /// Which namespaces are shared, new, joined.

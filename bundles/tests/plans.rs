@@ -114,6 +114,12 @@ fn write_plan(text: &mut String, plan: &Plan) -> fmt::Result {
     for mount in plan.mounts() {
         write_mount(text, mount)?;
     }
+    for path in plan.masked_paths() {
+        writeln!(text, "masked    {}", path.display())?;
+    }
+    for path in plan.readonly_paths() {
+        writeln!(text, "read-only {}", path.display())?;
+    }
     Ok(())
 }
 
@@ -135,11 +141,6 @@ fn write_mount(text: &mut String, mount: &Mount) -> fmt::Result {
     for (mark, flags) in [("+", flags.set), ("-", flags.clear)] {
         for (name, _) in flags.iter_names() {
             write!(text, " {mark}{name}")?;
-        }
-    }
-    if let Some(propagation) = flags.propagation {
-        for (name, _) in propagation.iter_names() {
-            write!(text, " ={name}")?;
         }
     }
     if flags.recursive_readonly {

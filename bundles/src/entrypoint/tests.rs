@@ -11,7 +11,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use rustix::fs::{CWD, mknodat};
+use rustix::fs::{CWD, Mode, mknodat};
 
 use super::*;
 use crate::{
