@@ -4,102 +4,123 @@
 //! What the guest gets is not a path in that namespace but a detached copy of the whole tree, held by
 //! a descriptor: it lives as long as the descriptor, with every mount in place, whoever goes first. The
 //! thread itself then makes the tree its root, so that `/proc/<pid>/root` tells the truth and names are
-//! resolved through the container's own `/etc/resolv.conf`.
+//! resolved through the container's own `/etc/resolv.conf`. Being a copy, it sees nothing of what the
+//! host mounts later: every mount is private, whatever propagation was asked for.
 //!
-//! Destinations are resolved with the container's root as the root of everything (`RESOLVE_IN_ROOT`):
-//! a symlink in an image cannot put a mount elsewhere.
+//! Destinations are resolved with the container's root as the root of everything (`rootfs/tree.rs`).
 //!
-//! Kernel interfaces of *processes* are covered with an empty read-only directory, under whatever
-//! name they came: a guest has no process, and `/proc/self` would be the shim, with its memory in
-//! `/proc/self/mem`. So are cgroups, whose files control the shim.
+//! No device file can be opened, whether an image brought it or a volume: there is no device cgroup to
+//! stop a guest, which may well be root. Exempt are the default devices, made here, and a device file
+//! that is bind-mounted by name; a bind of a folder with devices, or of all of `/dev`, is not.
+//!
+//! procfs and cgroups are covered, masked paths too (`rootfs/cover.rs`).
+
+mod attributes;
+mod cover;
+mod overlay;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
 use wasi_bundles::{Mount, MountKind, Plan};
 
+use self::attributes::Change;
+use self::tree::{Place, Tree, descriptor_path};
 use crate::Error;
 
 /// The device files that every container has (OCI config-linux.md, "Default Devices"), except the
-/// terminals.
-const DEVICES: [(&str, u32, u32); 6] = [
+/// terminals `tty`, `console` and `ptmx`: a guest has none but its stdio.
+const DEVICES: [(&str, u32, u32); 5] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
     ("random", 1, 8),
     ("urandom", 1, 9),
-    ("tty", 5, 0),
 ];
 
 /// A mounted file tree.
 #[derive(Debug)]
 pub struct Rootfs {
     path: PathBuf,
-    tree: OwnedFd,
-}
-
-/// What to mount on: a mount of a directory needs a directory, one of a file a file.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Directory,
-    File,
+    tree: Tree,
 }
 
 impl Rootfs {
     /// Mounts `layers`, containerd's mounts for the root file system, then the mounts of `plan`.
     ///
-    /// The calling thread must be in a mount namespace of its own, with the host's `/proc` in it.
+    /// The calling thread must be in a mount namespace of its own, with the host's `/proc` in it, and
+    /// share its working directory with no other (`CLONE_FS`).
     ///
     /// # Errors
     ///
     /// [`Error::MountSource`], [`Error::Mount`] or [`Error::Host`]. What was mounted until then goes
     /// with the thread.
     pub fn mount(plan: &Plan, layers: &[Mount]) -> Result<Self, Error> {
-        let path = plan.rootfs().path.clone();
-        std::fs::create_dir_all(&path)
-            .map_err(Error::host(format!("make the rootfs {}", path.display())))?;
+        let given = &plan.rootfs().path;
+        // The kernel's list of mounts has no symlinks in it: `/var/run` would be one.
+        let path = std::fs::create_dir_all(given)
+            .and_then(|()| given.canonicalize())
+            .map_err(Error::host(format!("make the rootfs {}", given.display())))?;
         for layer in layers {
-            mount_at(layer, &layer.destination)?;
+            mount_layer(layer, given, &path)?;
         }
         // Somebody else may have mounted it (Docker) or nobody (a plain directory): only a mount point
         // can become a root. Recursive, for what is mounted below.
         rustix::mount::mount_bind_recursive(&path, &path)
             .map_err(mount_error("the rootfs", &path))?;
-        let mut rootfs = Self {
-            tree: open_directory(&path)?,
-            path,
-        };
+        let tree = Tree::at(&path)?;
+        Change::PRIVATE
+            .apply_recursively(&tree.0)
+            .map_err(mount_error("the rootfs as a private mount", &path))?;
+
+        let mut with_devices = Vec::new();
         for mount in plan.mounts() {
-            rootfs.apply(mount)?;
+            with_devices.extend(apply(mount, &tree)?);
         }
-        rootfs.ensure_directory(Path::new(&plan.process().cwd))?;
-        rootfs.cover_process_interfaces()?;
+        tree.ensure(Path::new(&plan.process().cwd), Place::Directory)?;
+        Change::NO_DEVICES
+            .apply_recursively(&tree.0)
+            .map_err(mount_error("the rootfs without devices", &path))?;
+        for mounted in with_devices {
+            Change::DEVICES
+                .apply(&mounted)
+                .map_err(mount_error("the devices", &path))?;
+        }
+        cover::cover_process_interfaces(&path, &tree)?;
+        for masked in plan.masked_paths() {
+            if let Some(target) = tree.find(masked)? {
+                cover::cover(&path, &target)?;
+            }
+        }
+        for readonly in plan.readonly_paths() {
+            protect(&tree, readonly)?;
+        }
         if plan.rootfs().readonly {
-            remount(&rootfs.path, MountFlags::RDONLY, MountFlags::empty())
-                .map_err(mount_error("the rootfs read-only", &rootfs.path))?;
+            Change::READONLY
+                .apply(&tree.0)
+                .map_err(mount_error("the rootfs read-only", &path))?;
         }
-        rootfs.tree = rustix::mount::open_tree(
-            CWD,
-            &rootfs.path,
-            OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::AT_RECURSIVE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        )
-        .map_err(mount_error("a copy of the rootfs", &rootfs.path))?;
-        Ok(rootfs)
+        let copy = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, &path, copy)
+            .map(Tree)
+            .map_err(mount_error("a copy of the rootfs", &path))?;
+        cover::require_covered(&path, &tree)?;
+        Ok(Self { path, tree })
     }
 
     /// The root directory, with everything below it.
     #[must_use]
     pub fn tree(&self) -> &OwnedFd {
-        &self.tree
+        &self.tree.0
     }
 
     /// Makes the tree the root of the calling thread, and the host's unreachable.
@@ -117,176 +138,140 @@ impl Rootfs {
         };
         enter().map_err(Error::host("enter the container's root"))
     }
+}
 
-    /// Carries out one mount of the spec.
-    fn apply(&self, mount: &Mount) -> Result<(), Error> {
-        let destination = &mount.destination;
-        let is_directory = match &mount.kind {
-            MountKind::Filesystem { .. } | MountKind::Procfs => true,
-            MountKind::Bind { source, .. } => std::fs::metadata(source)
-                .map_err(|error| {
-                    if error.kind() == io::ErrorKind::NotFound {
-                        Error::MountSource {
-                            source_path: source.clone(),
-                            destination: destination.clone(),
-                        }
-                    } else {
-                        mount_error(describe(mount), destination)(error)
-                    }
-                })?
-                .is_dir(),
-        };
-        let target = if is_directory {
-            self.ensure_directory(destination)?
-        } else {
-            self.ensure_file(destination)?
-        };
-        mount_at(mount, &descriptor_path(&target))?;
-        // The descriptor names the place below the mount; what is on top now is opened anew.
-        let mounted = self.open(destination)?;
-        let path = descriptor_path(&mounted);
-        if let MountKind::Bind { .. } = mount.kind
-            && !(mount.flags.set | mount.flags.clear).is_empty()
-        {
-            // A bind takes its flags in a second step (mount(2)).
-            remount(&path, mount.flags.set, mount.flags.clear)
-                .map_err(mount_error(describe(mount), destination))?;
-        }
-        if let Some(propagation) = mount.flags.propagation {
-            rustix::mount::mount_change(&path, propagation)
-                .map_err(mount_error(describe(mount), destination))?;
-        }
-        if destination == Path::new("/dev")
-            && matches!(&mount.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs")
+/// Mounts one of containerd's mounts for the root file system, which it knows as `given`, at `root` or
+/// below.
+fn mount_layer(layer: &Mount, given: &Path, root: &Path) -> Result<(), Error> {
+    let below = layer.destination.strip_prefix(given).map_err(|_| {
+        let outside = io::Error::other("it is not in the rootfs");
+        mount_error(describe(layer), &layer.destination)(outside)
+    })?;
+    let tree = Tree::at(root)?;
+    if below.as_os_str().is_empty() {
+        put(layer, &tree.0, || Ok(Tree::at(root)?.0))?;
+    } else {
+        put_below(layer, &tree, &Path::new("/").join(below))?;
+    }
+    Ok(())
+}
+
+/// Carries out one mount of the spec. Gives it back if devices may be opened there.
+fn apply(mount: &Mount, tree: &Tree) -> Result<Option<OwnedFd>, Error> {
+    let destination = &mount.destination;
+    let mounted = put_below(mount, tree, destination)?;
+    match &mount.kind {
+        MountKind::Filesystem { fstype, .. }
+            if fstype == "tmpfs" && destination == Path::new("/dev") =>
         {
             make_devices(&mounted).map_err(mount_error("the default devices", destination))?;
+            Ok(Some(mounted))
         }
-        Ok(())
-    }
-
-    /// Covers every mount of procfs or a cgroup file system below the root, however it got there.
-    fn cover_process_interfaces(&self) -> Result<(), Error> {
-        let table = std::fs::read_to_string("/proc/thread-self/mountinfo")
-            .map_err(Error::host("read /proc/thread-self/mountinfo"))?;
-        for line in table.lines() {
-            // proc(5): ... (5) mount point ... - (9) type (10) source (11) options
-            let Some((left, right)) = line.split_once(" - ") else {
-                continue;
-            };
-            let fstype = right.split(' ').next().unwrap_or_default();
-            let point = PathBuf::from(unescape(left.split(' ').nth(4).unwrap_or_default()));
-            if matches!(fstype, "proc" | "cgroup" | "cgroup2") && point.starts_with(&self.path) {
-                cover(&point)?;
-            }
+        MountKind::Bind { .. } => {
+            let kind = rustix::fs::fstat(&mounted)
+                .map(|stat| FileType::from_raw_mode(stat.st_mode))
+                .map_err(mount_error(describe(mount), destination))?;
+            let is_device = kind.is_char_device() || kind.is_block_device();
+            Ok(is_device.then_some(mounted))
         }
-        Ok(())
-    }
-
-    /// Opens what is at `path` in the container, without using it.
-    fn open(&self, path: &Path) -> Result<OwnedFd, Error> {
-        self.openat2(path, OFlags::PATH)
-            .map_err(Error::host(format!(
-                "open {} in the container",
-                path.display()
-            )))
-    }
-
-    fn openat2(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::openat2(
-            &self.tree,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-    }
-
-    /// Opens the directory `path`, made with its parents if it is missing, as runc does.
-    fn ensure_directory(&self, path: &Path) -> Result<OwnedFd, Error> {
-        self.ensure(path, Place::Directory)
-    }
-
-    /// Opens the file `path`, made empty if it is missing: a place to mount a file.
-    fn ensure_file(&self, path: &Path) -> Result<OwnedFd, Error> {
-        self.ensure(path, Place::File)
-    }
-
-    /// Follows symlinks to where nothing is yet, too, and makes it there.
-    fn ensure(&self, path: &Path, place: Place) -> Result<OwnedFd, Error> {
-        let failed = || Error::host(format!("make {} in the container", path.display()));
-        let open = || match place {
-            Place::Directory => self.openat2(path, OFlags::PATH | OFlags::DIRECTORY),
-            Place::File => self.openat2(path, OFlags::PATH),
-        };
-        match open() {
-            Err(Errno::NOENT) => {}
-            found => return found.map_err(failed()),
-        }
-        let parent = path.parent().ok_or(Errno::NOENT).map_err(failed())?;
-        let directory = self.ensure_directory(parent)?;
-        // Without a name it ends in `..`, whose own parent exists now.
-        if let Some(name) = path.file_name() {
-            match rustix::fs::readlinkat(&directory, name, []) {
-                Ok(target) => {
-                    let target = std::ffi::OsStr::from_bytes(target.to_bytes());
-                    return self.ensure(&parent.join(target), place);
-                }
-                Err(_) => match place {
-                    Place::Directory => {
-                        rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))
-                    }
-                    Place::File => {
-                        let mode = Mode::from_raw_mode(0o644);
-                        rustix::fs::mknodat(&directory, name, FileType::RegularFile, mode, 0)
-                    }
-                }
-                .map_err(failed())?,
-            }
-        }
-        open().map_err(failed())
+        MountKind::Filesystem { .. } | MountKind::Procfs => Ok(None),
     }
 }
 
-/// Mounts at a path of the thread's own view: the rootfs, or a descriptor's entry in `/proc`.
-fn mount_at(mount: &Mount, target: &Path) -> Result<(), Error> {
+/// Mounts at `place`, which is made if it is missing.
+fn put_below(mount: &Mount, tree: &Tree, place: &Path) -> Result<OwnedFd, Error> {
+    let is_directory = match &mount.kind {
+        MountKind::Filesystem { .. } | MountKind::Procfs => true,
+        MountKind::Bind { source, .. } => metadata(source, mount)?.is_dir(),
+    };
+    let kind = if is_directory {
+        Place::Directory
+    } else {
+        Place::File
+    };
+    let target = tree.ensure(place, kind)?;
+    put(mount, &target, || tree.open(place))
+}
+
+/// Mounts on `target`, with everything that takes a second step; `open` opens what is there on top.
+fn put(
+    mount: &Mount,
+    target: &OwnedFd,
+    open: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<OwnedFd, Error> {
+    let failed = || mount_error(describe(mount), &mount.destination);
+    let flags = &mount.flags;
+    mount_on(mount, &descriptor_path(target))?;
+    let mounted = open()?;
+    if let MountKind::Bind { .. } = mount.kind
+        && !(flags.set | flags.clear).is_empty()
+    {
+        // A bind takes its flags in a second step (mount(2)).
+        remount(&descriptor_path(&mounted), flags.set, flags.clear).map_err(failed())?;
+    }
+    let change = if flags.recursive_readonly {
+        Change::READONLY
+    } else {
+        Change::PRIVATE
+    };
+    change.apply_recursively(&mounted).map_err(failed())?;
+    Ok(mounted)
+}
+
+/// Mounts at a path of the thread's own view.
+fn mount_on(mount: &Mount, target: &Path) -> Result<(), Error> {
     let result = match &mount.kind {
-        MountKind::Procfs => return cover(target),
+        MountKind::Procfs => return cover::cover_directory(target),
         MountKind::Filesystem { fstype, .. } if matches!(fstype.as_str(), "cgroup" | "cgroup2") => {
-            return cover(target);
+            return cover::cover_directory(target);
         }
         MountKind::Filesystem {
             fstype,
             source,
             data,
-        } => {
-            let data = CString::new(data.as_str())
-                .map_err(|error| mount_error(describe(mount), target)(io::Error::from(error)))?;
-            let data = (!data.is_empty()).then_some(data.as_c_str());
-            rustix::mount::mount(source, target, fstype, mount.flags.set, data)
-        }
+        } => mount_filesystem(fstype, source, data, mount.flags.set, target),
         MountKind::Bind {
             source,
             recursive: true,
-        } => rustix::mount::mount_bind_recursive(source, target),
+        } => rustix::mount::mount_bind_recursive(source, target).map_err(io::Error::from),
         MountKind::Bind {
             source,
             recursive: false,
-        } => rustix::mount::mount_bind(source, target),
+        } => rustix::mount::mount_bind(source, target).map_err(io::Error::from),
     };
     result.map_err(mount_error(describe(mount), &mount.destination))
 }
 
-/// Puts an empty directory, which nobody can write to, over `target`.
-fn cover(target: &Path) -> Result<(), Error> {
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount(
-        "tmpfs",
-        target,
-        "tmpfs",
-        flags,
-        Some(c"size=4k,nr_inodes=1,mode=555"),
-    )
-    .map_err(mount_error("an empty directory", target))
+fn mount_filesystem(
+    fstype: &str,
+    source: &str,
+    data: &str,
+    flags: MountFlags,
+    target: &Path,
+) -> io::Result<()> {
+    let mount = |data: &str| -> io::Result<()> {
+        let data = CString::new(data)?;
+        let data = (!data.is_empty()).then_some(data.as_c_str());
+        Ok(rustix::mount::mount(source, target, fstype, flags, data)?)
+    };
+    if data.len() <= overlay::LIMIT {
+        return mount(data);
+    }
+    let too_long = || {
+        let (length, limit) = (data.len(), overlay::LIMIT);
+        io::Error::other(format!(
+            "its options have {length} bytes, of which the kernel reads {limit}; \
+             an image of fewer layers needs fewer"
+        ))
+    };
+    let (base, short) = overlay::relative(data)
+        .filter(|(_, short)| short.len() <= overlay::LIMIT)
+        .ok_or_else(too_long)?;
+    // The working directory is this thread's own, and nobody else's until the root is entered.
+    rustix::process::chdir(&base)?;
+    let mounted = mount(&short);
+    rustix::process::chdir("/")?;
+    mounted
 }
 
 /// Changes the flags of a mount, keeping those it has.
@@ -295,6 +280,18 @@ fn remount(path: &Path, set: MountFlags, clear: MountFlags) -> rustix::io::Resul
     // statvfs and mount(2) share the numbers of these flags (include/linux/statfs.h, mount.h).
     let kept = MountFlags::from_bits_truncate(u32::try_from(has & 0x0f).unwrap_or_default());
     rustix::mount::mount_remount(path, (kept - clear) | set | MountFlags::BIND, c"")
+}
+
+/// Makes what is at `path`, if anything, read-only with all below.
+fn protect(tree: &Tree, path: &Path) -> Result<(), Error> {
+    let Some(target) = tree.find(path)? else {
+        return Ok(());
+    };
+    let on = descriptor_path(&target);
+    rustix::mount::mount_bind_recursive(&on, &on).map_err(mount_error("a read-only path", path))?;
+    Change::READONLY
+        .apply_recursively(tree.open(path)?)
+        .map_err(mount_error("a read-only path", path))
 }
 
 fn make_devices(dev: &OwnedFd) -> rustix::io::Result<()> {
@@ -308,14 +305,18 @@ fn make_devices(dev: &OwnedFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
-    File::open(path)
-        .map(OwnedFd::from)
-        .map_err(Error::host(format!("open {}", path.display())))
-}
-
-fn descriptor_path(fd: &impl AsFd) -> PathBuf {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
+/// What the source of a bind is.
+fn metadata(source: &Path, mount: &Mount) -> Result<std::fs::Metadata, Error> {
+    std::fs::metadata(source).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Error::MountSource {
+                source_path: source.to_owned(),
+                destination: mount.destination.clone(),
+            }
+        } else {
+            mount_error(describe(mount), &mount.destination)(error)
+        }
+    })
 }
 
 fn describe(mount: &Mount) -> String {
@@ -337,13 +338,4 @@ fn mount_error<E: Into<io::Error>>(
         destination,
         source: source.into(),
     }
-}
-
-/// Undoes the octal escapes of mountinfo: space, tab, newline, backslash.
-fn unescape(field: &str) -> String {
-    field
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
 }

@@ -25,7 +25,11 @@ cases![
     nothing_of_the_host_is_reachable,
     the_shims_own_proc_is_not_visible,
     a_host_proc_brought_in_by_a_bind_is_covered,
+    a_file_of_the_hosts_proc_is_covered,
+    masked_paths_are_empty,
+    only_recursive_read_only_reaches_what_is_mounted_below,
     default_devices_are_there,
+    devices_in_a_volume_cannot_be_opened,
 ];
 
 fn files(containerd: &Containerd) -> Result<Image> {
@@ -284,11 +288,75 @@ fn a_host_proc_brought_in_by_a_bind_is_covered(containerd: &Containerd) -> Resul
     Ok(())
 }
 
+fn a_file_of_the_hosts_proc_is_covered(containerd: &Containerd) -> Result<()> {
+    let run = containerd
+        .run(&files(containerd)?, "bound-proc-file")
+        .bind(Path::new("/proc/uptime"), "/etc/uptime", "bind:rw")
+        .bind(Path::new("/proc"), "/host/proc", "rbind:rw")
+        .bind(Path::new("/proc/sys"), "/host/proc/sys", "rbind:rw");
+    let read = does(run.clone(), &["read", "/etc/uptime"])?.success()?;
+    ensure!(read.stdout.is_empty(), "{read}");
+    does(run.clone(), &["write", "/etc/uptime", "text"])?.exited(1)?;
+    let listed = does(run, &["list", "/host/proc"])?.success()?;
+    ensure!(listed.stdout.is_empty(), "{listed}");
+    Ok(())
+}
+
+/// `/sys/firmware` is in every spec that `ctr` writes.
+fn masked_paths_are_empty(containerd: &Containerd) -> Result<()> {
+    let run = containerd.run(&files(containerd)?, "masked");
+    let listed = does(run.clone(), &["list", "/sys"])?.success()?;
+    ensure!(listed.stdout.contains("kernel/"), "no sysfs: {listed}");
+    if Path::new("/sys/firmware").exists() {
+        let listed = does(run, &["list", "/sys/firmware"])?.success()?;
+        ensure!(listed.stdout.is_empty(), "{listed}");
+    }
+    Ok(())
+}
+
+/// `/dev/shm` is a mount of the host's `/dev`.
+fn only_recursive_read_only_reaches_what_is_mounted_below(containerd: &Containerd) -> Result<()> {
+    let image = files(containerd)?;
+    let name = format!("integration-tests-{}", containerd.version());
+    let write = ["write", &format!("/host/shm/{name}"), "text"];
+    let bound = |id, options| {
+        let run = containerd.run(&image, id);
+        does(run.bind(Path::new("/dev"), "/host", options), &write)
+    };
+    bound("recursive-ro", "rbind:rro:rslave")?.exited(1)?;
+    ensure!(!Path::new("/dev/shm").join(&name).exists());
+    bound("plain-ro", "rbind:ro")?.success()?;
+    fs::remove_file(Path::new("/dev/shm").join(&name))?;
+    Ok(())
+}
+
 fn default_devices_are_there(containerd: &Containerd) -> Result<()> {
     let run = containerd.run(&files(containerd)?, "devices");
     let listed = does(run, &["list", "/dev"])?.success()?;
     for device in ["null", "zero", "urandom"] {
         ensure!(listed.stdout.lines().any(|line| line == device), "{listed}");
+    }
+    Ok(())
+}
+
+fn devices_in_a_volume_cannot_be_opened(containerd: &Containerd) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("zero");
+    let disk = disk.to_str().context("a path that is no text")?;
+    Invocation::new("mknod")
+        .args([disk, "c", "1", "5"])
+        .success()?;
+    let run = containerd
+        .run(&files(containerd)?, "volume-device")
+        .bind(folder.path(), "/data", "rbind:rw:dev")
+        .bind(Path::new("/dev/null"), "/etc/null", "bind:rw");
+    for command in [&["read", "/data/zero"][..], &["append", "/data/zero", "x"]] {
+        let refused = does(run.clone(), command)?.exited(1)?;
+        ensure!(refused.stderr.contains("PermissionDenied"), "{refused}");
+    }
+    for device in ["/dev/null", "/etc/null"] {
+        let read = does(run.clone(), &["read", device])?.success()?;
+        ensure!(read.stdout.is_empty(), "{read}");
     }
     Ok(())
 }
