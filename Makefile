@@ -41,7 +41,7 @@ unit: ## Tests of the crates, by themselves (root, for the ones that mount)
 	$(CARGO) test --release --locked $(COMPILER)
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test requests
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
@@ -49,6 +49,7 @@ daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
 	$(CARGO) build --release --locked -p integration-tests --bins
 	$(CARGO) run --release --locked -p integration-tests --example bench
+	$(CARGO) run --release --locked -p integration-tests --example stops
 
 install: ## Copy the built binaries to $(PREFIX)/bin
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin target/release/containerd-shim-wasi-v1 target/release/containerd-shim-wasi-compile

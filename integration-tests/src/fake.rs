@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
@@ -145,6 +145,18 @@ impl FakeContainerd {
         DeleteResponse::parse_from_bytes(&output.bytes).with_context(|| output.to_string())
     }
 
+    /// Forgets a task that has ended, as containerd does: Delete, Shutdown, and then, as the connection
+    /// is closed, `delete`, while the bundle is still there.
+    ///
+    /// # Errors
+    ///
+    /// When one of the three fails.
+    pub fn forget(&self, tasks: &Tasks, bundle: &Bundle) -> Result<DeleteResponse> {
+        tasks.delete(bundle.id()).context("Delete")?;
+        tasks.shutdown(bundle.id()).context("Shutdown")?;
+        self.delete(bundle)
+    }
+
     /// Runs `-info`, with these options on stdin.
     ///
     /// # Errors
@@ -168,6 +180,18 @@ impl FakeContainerd {
     /// When it cannot be run.
     pub fn version(&self) -> Result<Output> {
         Invocation::new(&self.binary).arg("-v").output()
+    }
+
+    /// The one daemon that lives.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or more than one.
+    pub fn shim(&self) -> Result<Process> {
+        match self.shims().as_slice() {
+            [shim] => Ok(shim.clone()),
+            shims => bail!("not one shim but {shims:?}"),
+        }
     }
 
     /// The shim processes that live.

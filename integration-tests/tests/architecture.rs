@@ -42,7 +42,7 @@ fn has_none(package: &str, forbidden: &[&str]) -> Result<()> {
     for name in &dependencies {
         let matches = |prefix: &&str| name == *prefix || name.starts_with(&format!("{prefix}-"));
         ensure!(
-            !forbidden.iter().any(|prefix| matches(prefix)),
+            !forbidden.iter().any(matches),
             "{package} depends on {name}"
         );
     }

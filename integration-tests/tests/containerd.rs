@@ -24,6 +24,7 @@ mod cases {
     pub(crate) mod caching;
     pub(crate) mod endings;
     pub(crate) mod fixture;
+    pub(crate) mod identity;
     pub(crate) mod isolation;
     pub(crate) mod programs;
     pub(crate) mod refusals;
@@ -33,6 +34,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("fixture", cases::fixture::CASES),
     ("programs", cases::programs::CASES),
     ("isolation", cases::isolation::CASES),
+    ("identity", cases::identity::CASES),
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),

@@ -3,8 +3,8 @@
 
 use anyhow::{Result, ensure};
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, Empty, ExecProcessRequest, PauseRequest, ResizePtyRequest,
-    ResumeRequest, StatsRequest, StatsResponse, Status, UpdateTaskRequest,
+    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, StatsRequest,
+    StatsResponse, Status, UpdateTaskRequest,
 };
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
@@ -48,8 +48,6 @@ fn what_is_not_there_is_unimplemented() -> Result<()> {
     }
     let answers = answers! {
         "Exec": ExecProcessRequest => Empty,
-        "Pause": PauseRequest => Empty,
-        "Resume": ResumeRequest => Empty,
         "Update": UpdateTaskRequest => Empty,
         "ResizePty": ResizePtyRequest => Empty,
         "Checkpoint": CheckpointTaskRequest => Empty,

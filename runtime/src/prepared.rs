@@ -62,8 +62,8 @@ impl Prepared {
     /// Runs the guest to its end, on the thread that polls, within a tokio runtime.
     ///
     /// When it is done its output has been taken by the other side, the trace of a trap included, and
-    /// all it held is freed. A reader that takes nothing is waited for [`TAKE`], and after a kill
-    /// [`TAKE_AFTER_KILL`]; what it has not taken then is lost.
+    /// all it held is freed. A reader that takes nothing is waited for 10 s, and after a kill 20 ms;
+    /// what it has not taken then is lost.
     pub async fn run(self) -> Outcome {
         let Self {
             mut store,

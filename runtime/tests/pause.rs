@@ -1,5 +1,10 @@
 //! Pause and resume. Alone in its process, as it looks at the processor time of a thread.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be made is a test that fails"
+)]
+
 #[path = "all/fixture.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod fixture;
@@ -18,7 +23,7 @@ use wasi_runtime::{Artifact, Guest, Outcome};
 /// Only a hang takes it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Voluntary context switches and nanoseconds of processor time of the one thread that polls a guest.
+/// Nanoseconds of processor time of the threads that poll guests.
 fn used() -> u64 {
     let threads = fs::read_dir("/proc/self/task").unwrap();
     // The first field of schedstat (proc(5)).

@@ -6,13 +6,14 @@
 //! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
 //!
 //! ```text
-//! namespaces ─► mounts ─► entrypoint ─► artifact ─► link ─► root ─► parked ─► guest ─► outcome
-//! └────────────────────── Create ──────────────────────────────┘   └── Start ──────────────┘
+//! namespaces ─► mounts ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
+//! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan};
@@ -21,17 +22,22 @@ use wasi_runtime::{Interrupter, Outcome, Prepared};
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
-use crate::{Error, guest, namespaces};
+use crate::{Error, credentials, guest, namespaces};
 
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
 /// to the pool. One that is stuck for good is left behind.
 const POOL: Duration = Duration::from_millis(50);
+
+/// How long a thread that has ended may take to leave its namespaces before nobody waits any more.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// What a container's thread is made from.
 #[derive(Debug)]
 pub struct Birth {
     /// What to run, where.
     pub plan: Plan,
+    /// Names of the capabilities that the process is to have.
+    pub capabilities: Vec<String>,
     /// containerd's mounts for the root file system.
     pub layers: Vec<Mount>,
     /// The guest's streams.
@@ -51,6 +57,7 @@ pub struct Parked {
 /// A thread that polls its guest.
 #[derive(Debug)]
 pub struct Running {
+    pid: u32,
     interrupter: Interrupter,
     outcome: oneshot::Receiver<Outcome>,
     thread: JoinHandle<()>,
@@ -76,13 +83,14 @@ impl Birth {
             // The kernel keeps 15 bytes of it.
             .name(format!("wasi:{id}"))
             .spawn(move || {
+                let pid = rustix::thread::gettid().as_raw_nonzero().get();
+                let pid = pid.cast_unsigned();
                 let prepared = match self.make() {
                     Ok(prepared) => prepared,
-                    Err(error) => return drop(ready.send(Err(error))),
+                    Err(error) => return drop(ready.send(Err((error, pid)))),
                 };
-                let tid = rustix::thread::gettid().as_raw_nonzero().get();
                 let ready = ready.send(Ok(Ready {
-                    pid: tid.cast_unsigned(),
+                    pid,
                     interrupter: prepared.interrupter(),
                 }));
                 if ready.is_ok() && released.blocking_recv().is_ok() {
@@ -96,17 +104,18 @@ impl Birth {
                 pid,
                 release,
                 running: Running {
+                    pid,
                     interrupter,
                     outcome,
                     thread,
                 },
             }),
-            Ok(Err(error)) => {
-                join(thread).await;
+            Ok(Err((error, pid))) => {
+                join(thread, pid).await;
                 Err(error)
             }
             Err(_) => {
-                join(thread).await;
+                drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
                 Err(Error::Panicked)
             }
         }
@@ -118,6 +127,12 @@ impl Birth {
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let entrypoint =
             Entrypoint::resolve(std::os::fd::AsFd::as_fd(rootfs.tree()), self.plan.process())?;
+        if let Some(export) = &entrypoint.export {
+            return Err(Error::Unimplemented(format!(
+                "calling the export {export} of {}",
+                entrypoint.path
+            )));
+        }
         let artifact = self.programs.load(&entrypoint)?;
         let root = rootfs
             .tree()
@@ -130,6 +145,8 @@ impl Birth {
                 source,
             })?;
         rootfs.enter()?;
+        let capabilities = self.capabilities.iter().map(String::as_str);
+        credentials::assume(&self.plan.process().user, capabilities)?;
         Ok(prepared)
     }
 }
@@ -163,14 +180,15 @@ impl Parked {
     /// Ends the thread without letting the guest run, and waits until it is gone.
     pub async fn discard(self) {
         drop(self.release);
-        join(self.running.thread).await;
+        join(self.running.thread, self.pid).await;
     }
 }
 
 impl Running {
-    /// Ends the guest; its outcome follows.
-    pub fn interrupt(&self) {
-        self.interrupter.kill();
+    /// Pauses, resumes or ends the guest.
+    #[must_use]
+    pub fn interrupter(&self) -> &Interrupter {
+        &self.interrupter
     }
 
     /// Waits until the guest has ended: `None` when its thread panicked. May be dropped and called
@@ -182,12 +200,22 @@ impl Running {
     /// Waits until the thread is gone, and with it the container's namespaces. To be called after
     /// [`Self::ended`].
     pub async fn join(self) {
-        join(self.thread).await;
+        join(self.thread, self.pid).await;
     }
 }
 
-/// Off the control thread: a thread on its way out may have a file tree to unmount.
-async fn join(thread: JoinHandle<()>) {
-    // The panic itself was logged by the hook; what it means for the container is the caller's.
-    drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+/// Off the control thread: a thread on its way out may have a file tree to unmount. A thread that was
+/// joined has still its namespaces to leave; it has when the kernel does not list it any more.
+async fn join(thread: JoinHandle<()>, pid: u32) {
+    let gone = move || {
+        // The panic itself was logged by the hook; what it means for the container is the caller's.
+        drop(thread.join());
+        let listed = PathBuf::from(format!("/proc/self/task/{pid}"));
+        let begun = Instant::now();
+        while listed.exists() && begun.elapsed() < LEAVE {
+            std::thread::yield_now();
+        }
+    };
+    // An error is the runtime shutting down.
+    drop(tokio::task::spawn_blocking(gone).await);
 }

@@ -1,27 +1,19 @@
-//! One container, from Create to Delete. This is the file to read.
-//!
-//! A `Driver` is the only writer: it owns the phase with all that the container has in it, takes one
-//! request at a time, asks [`decide`] what to do about it, and does it. Others hold a [`Container`]: they
-//! send requests and wait for the reply, or read the last [`Snapshot`] without waiting for anybody.
-//!
-//! Events are queued here and nowhere else, in this order: TaskCreate before the container can be
-//! asked for anything, TaskStart before the guest is released, TaskExit once, when its thread is gone
-//! and its exit is on disk; who waits for the exit is woken after that.
+//! A container, to those who do not drive it: they ask its `driver` and wait for the reply,
+//! or read the last [`Snapshot`] without waiting for anybody.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
-use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM, TaskStart};
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
 use tokio::sync::{mpsc, oneshot, watch};
-use wasi_runtime::Outcome;
 
 use crate::Error;
-use crate::confine::{Parked, Running};
-use crate::events::{Publisher, timestamp};
-use crate::lifecycle::{Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, exit_status};
-use crate::recover::ExitRecord;
+use crate::confine::Parked;
+use crate::driver::{Ask, Driver, Question};
+use crate::events::Publisher;
+use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
+use crate::recover::PidRecord;
 use crate::stdio::{Holds, StdioPaths};
 
 /// Requests that wait for the driver; more than that and the sender waits.
@@ -53,35 +45,8 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Container {
     about: About,
-    requests: mpsc::Sender<(Ask, oneshot::Sender<Result<Snapshot, Refusal>>)>,
+    requests: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
-}
-
-/// What can be asked of the driver.
-#[derive(Debug)]
-enum Ask {
-    Lifecycle(Request),
-    CloseStdin,
-}
-
-/// Owns the container.
-struct Driver {
-    id: String,
-    bundle: PathBuf,
-    pid: u32,
-    phase: Phase,
-    holds: Holds,
-    events: Publisher,
-    snapshot: watch::Sender<Snapshot>,
-}
-
-/// A phase, with what exists in it and nowhere else.
-enum Phase {
-    Created(Parked),
-    Running(Running, Option<Signal>),
-    Stopped,
-    /// Between two phases, within one method of the driver.
-    Changing,
 }
 
 impl Container {
@@ -100,6 +65,9 @@ impl Container {
             stdio,
             pid: thread.pid(),
         };
+        if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
+            log::error!("cannot record the pid of container {}: {error}", about.id);
+        }
         let created = TaskCreate {
             container_id: about.id.clone(),
             bundle: about.bundle.display().to_string(),
@@ -120,15 +88,7 @@ impl Container {
             phase: PhaseKind::Created,
             exit: None,
         });
-        let driver = Driver {
-            id: about.id.clone(),
-            bundle: about.bundle.clone(),
-            pid: about.pid,
-            phase: Phase::Created(thread),
-            holds,
-            events,
-            snapshot: watched,
-        };
+        let driver = Driver::new(&about, thread, holds, events, watched);
         tokio::spawn(driver.run(requests));
         Self {
             about,
@@ -167,7 +127,7 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] as [`decide`] has it.
+    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it.
     pub async fn start(&self) -> Result<(), Error> {
         self.ask(Ask::Lifecycle(Request::Start)).await.map(drop)
     }
@@ -176,11 +136,25 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] as [`decide`] has it.
+    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it.
     pub async fn kill(&self, signal: Signal) -> Result<(), Error> {
         self.ask(Ask::Lifecycle(Request::Kill(signal)))
             .await
             .map(drop)
+    }
+
+    /// Stops the guest where it is, or lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it.
+    pub async fn pause(&self, paused: bool) -> Result<(), Error> {
+        let request = if paused {
+            Request::Pause
+        } else {
+            Request::Resume
+        };
+        self.ask(Ask::Lifecycle(request)).await.map(drop)
     }
 
     /// Ends what is left of the container, and its driver. Of several that ask at once one succeeds.
@@ -221,156 +195,5 @@ impl Container {
         Error::NotFound {
             id: self.about.id.clone(),
         }
-    }
-}
-
-impl Driver {
-    async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<(Ask, oneshot::Sender<Result<Snapshot, Refusal>>)>,
-    ) {
-        loop {
-            let (ask, reply) = tokio::select! {
-                biased;
-                outcome = ended(&mut self.phase) => {
-                    self.stop(outcome).await;
-                    continue;
-                }
-                request = requests.recv() => match request {
-                    Some(request) => request,
-                    // The shim gives the container up: a thread that runs ends with the process.
-                    None => return,
-                },
-            };
-            let (answer, deleted) = match ask {
-                Ask::CloseStdin => {
-                    self.holds.close_stdin();
-                    (Ok(()), false)
-                }
-                Ask::Lifecycle(request) => match decide(self.kind(), request) {
-                    Verdict::Do => {
-                        self.carry_out(request).await;
-                        (Ok(()), request == Request::Delete)
-                    }
-                    Verdict::Ignore => (Ok(()), false),
-                    Verdict::Refuse(refusal) => (Err(refusal), false),
-                },
-            };
-            if deleted {
-                // Before the reply: who is told that it is gone shall not reach it any more.
-                requests.close();
-            }
-            // A client that has gone away does not mind.
-            let _ = reply.send(answer.map(|()| *self.snapshot.borrow()));
-            if deleted {
-                return;
-            }
-        }
-    }
-
-    fn kind(&self) -> PhaseKind {
-        match self.phase {
-            Phase::Created(_) => PhaseKind::Created,
-            Phase::Running(..) => PhaseKind::Running,
-            Phase::Stopped | Phase::Changing => PhaseKind::Stopped,
-        }
-    }
-
-    /// Does what was decided; the pair of phase and request is a legal one.
-    async fn carry_out(&mut self, request: Request) {
-        match (std::mem::replace(&mut self.phase, Phase::Changing), request) {
-            (Phase::Created(thread), Request::Start) => {
-                let started = TaskStart {
-                    container_id: self.id.clone(),
-                    pid: self.pid,
-                    ..TaskStart::default()
-                };
-                self.events
-                    .publish(topics::TASK_START_EVENT_TOPIC, &started)
-                    .await;
-                self.phase = Phase::Running(thread.release(), None);
-                self.snapshot.send_replace(Snapshot {
-                    phase: PhaseKind::Running,
-                    exit: None,
-                });
-            }
-            (Phase::Created(thread), Request::Kill(signal)) => {
-                thread.discard().await;
-                self.exit(signal.exit_status()).await;
-            }
-            (Phase::Created(thread), Request::Delete) => {
-                thread.discard().await;
-                self.exit(Signal::KILL.exit_status()).await;
-            }
-            (Phase::Running(thread, _), Request::Kill(signal)) => {
-                thread.interrupt();
-                self.phase = Phase::Running(thread, Some(signal));
-            }
-            // Delete of a stopped container: the driver ends. The rest was refused.
-            (phase, Request::Delete | Request::Start | Request::Kill(_)) => self.phase = phase,
-        }
-    }
-
-    /// The guest has ended.
-    async fn stop(&mut self, outcome: Option<Outcome>) {
-        let Phase::Running(thread, signal) = std::mem::replace(&mut self.phase, Phase::Changing)
-        else {
-            return;
-        };
-        thread.join().await;
-        match &outcome {
-            Some(Outcome::OutOfMemory { limit }) => {
-                log::warn!(
-                    "container {} reached its memory limit of {limit} bytes",
-                    self.id
-                );
-                let oom = TaskOOM {
-                    container_id: self.id.clone(),
-                    ..TaskOOM::default()
-                };
-                self.events
-                    .publish(topics::TASK_OOM_EVENT_TOPIC, &oom)
-                    .await;
-            }
-            None => log::error!("container {} was lost to a panic", self.id),
-            Some(Outcome::Exited(_) | Outcome::Trapped { .. } | Outcome::Killed) => {}
-        }
-        self.exit(exit_status(outcome.as_ref(), signal)).await;
-    }
-
-    /// The one place where a container gets its exit.
-    async fn exit(&mut self, status: u32) {
-        let exit = Exit {
-            status,
-            at: SystemTime::now(),
-        };
-        self.holds = Holds::default();
-        if let Err(error) = ExitRecord::new(self.pid, &exit).write(&self.bundle) {
-            log::error!("cannot record the exit of container {}: {error}", self.id);
-        }
-        let exited = TaskExit {
-            container_id: self.id.clone(),
-            id: self.id.clone(),
-            pid: self.pid,
-            exit_status: status,
-            exited_at: MessageField::some(timestamp(exit.at)),
-            ..TaskExit::default()
-        };
-        self.events
-            .publish(topics::TASK_EXIT_EVENT_TOPIC, &exited)
-            .await;
-        self.phase = Phase::Stopped;
-        self.snapshot.send_replace(Snapshot {
-            phase: PhaseKind::Stopped,
-            exit: Some(exit),
-        });
-    }
-}
-
-/// Waits for the end of a guest that runs, and for ever in any other phase.
-async fn ended(phase: &mut Phase) -> Option<Outcome> {
-    match phase {
-        Phase::Running(thread, _) => thread.ended().await,
-        Phase::Created(_) | Phase::Stopped | Phase::Changing => std::future::pending().await,
     }
 }

@@ -36,7 +36,10 @@ pub struct Containers {
 
 #[derive(Debug)]
 enum Slot {
+    /// A Create is under way.
     Reserved,
+    /// A Create is under way whose client has given up: it asked to delete what it had not got yet.
+    Abandoned,
     Filled(Arc<Container>),
 }
 
@@ -89,11 +92,16 @@ impl Containers {
         let (holds, stdio) = creation.stdio.open()?;
         let birth = Birth {
             plan,
+            capabilities: capabilities(&bundle),
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
         };
         let thread = birth.deliver(&creation.id).await?;
+        if reservation.is_abandoned() {
+            thread.discard().await;
+            return Err(Error::Abandoned { id: creation.id });
+        }
         let container = Container::drive(
             creation.id,
             bundle.dir().to_owned(),
@@ -114,7 +122,9 @@ impl Containers {
     pub fn get(&self, id: &str) -> Result<Arc<Container>, Error> {
         match self.slots().get(id) {
             Some(Slot::Filled(container)) => Ok(Arc::clone(container)),
-            Some(Slot::Reserved) | None => Err(Error::NotFound { id: id.to_owned() }),
+            Some(Slot::Reserved | Slot::Abandoned) | None => {
+                Err(Error::NotFound { id: id.to_owned() })
+            }
         }
     }
 
@@ -122,12 +132,21 @@ impl Containers {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], also for the second of two; [`Error::Refused`] while it runs.
+    /// [`Error::NotFound`], also for the second of two, and while it is being created, which is given up
+    /// then; [`Error::Refused`] while it runs.
     pub async fn delete(&self, id: &str) -> Result<(u32, Exit), Error> {
+        if let Some(slot @ Slot::Reserved) = self.slots().get_mut(id) {
+            *slot = Slot::Abandoned;
+        }
         let container = self.get(id)?;
         let pid = container.about().pid;
-        let exit = container.delete().await?;
-        self.slots().remove(id);
+        let deleted = container.delete().await;
+        if let Ok(_) | Err(Error::NotFound { .. }) = deleted {
+            // Also when its driver is gone without a word, which only a bug can do: the id is free.
+            self.slots().remove(id);
+            self.recount();
+        }
+        let exit = deleted?;
         let deleted = TaskDelete {
             container_id: id.to_owned(),
             pid,
@@ -138,7 +157,6 @@ impl Containers {
         self.events
             .publish(topics::TASK_DELETE_EVENT_TOPIC, &deleted)
             .await;
-        self.recount();
         Ok((pid, exit))
     }
 
@@ -163,6 +181,17 @@ impl Containers {
     fn slots(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// All that are created and not deleted.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        let slots = self.slots();
+        let filled = slots.values().filter_map(|slot| match slot {
+            Slot::Filled(container) => Some(Arc::clone(container)),
+            Slot::Reserved | Slot::Abandoned => None,
+        });
+        filled.collect()
+    }
 }
 
 /// An id that is taken, until this is dropped or filled.
@@ -172,6 +201,10 @@ struct Reservation {
 }
 
 impl Reservation {
+    fn is_abandoned(&self) -> bool {
+        matches!(self.containers.slots().get(&self.id), Some(Slot::Abandoned))
+    }
+
     fn fill(self, container: Container) -> Arc<Container> {
         let container = Arc::new(container);
         let filled = Slot::Filled(Arc::clone(&container));
@@ -183,7 +216,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut slots = self.containers.slots();
-        if matches!(slots.get(&self.id), Some(Slot::Reserved)) {
+        if let Some(Slot::Reserved | Slot::Abandoned) = slots.get(&self.id) {
             slots.remove(&self.id);
         }
         drop(slots);
@@ -209,4 +242,13 @@ fn layers(mounts: &[RootfsMount], bundle: &Bundle, plan: &Plan) -> Result<Vec<Mo
         })
         .collect::<Result<_, _>>()
         .map_err(Error::Bundle)
+}
+
+/// The names of the process's effective capabilities.
+fn capabilities(bundle: &Bundle) -> Vec<String> {
+    let process = bundle.spec().process().as_ref();
+    let capabilities = process.and_then(|process| process.capabilities().as_ref());
+    let effective = capabilities.and_then(|capabilities| capabilities.effective().as_ref());
+    let names = effective.into_iter().flatten();
+    names.map(ToString::to_string).collect()
 }

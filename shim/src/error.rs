@@ -94,6 +94,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The client that created it asked to delete it meanwhile.
+    #[error("the creation of container {id} was given up by a delete")]
+    Abandoned {
+        /// The id.
+        id: String,
+    },
     /// A bug of ours, contained in one container.
     #[error("the container's thread panicked; this is a bug of the shim, whose log says more")]
     Panicked,
@@ -117,11 +123,13 @@ impl Error {
             Self::AlreadyExists { .. } => Code::ALREADY_EXISTS,
             Self::Refused { refusal, .. } => match refusal {
                 Refusal::AlreadyFinished => Code::NOT_FOUND,
-                Refusal::AlreadyStarted | Refusal::NotStartable | Refusal::StillRunning => {
-                    Code::FAILED_PRECONDITION
-                }
+                Refusal::AlreadyStarted
+                | Refusal::NotStartable
+                | Refusal::StillRunning
+                | Refusal::NotRunning => Code::FAILED_PRECONDITION,
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
+            Self::Abandoned { .. } => Code::ABORTED,
             Self::Bundle(_) | Self::MountSource { .. } => Code::INVALID_ARGUMENT,
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
@@ -152,6 +160,14 @@ pub enum StartError {
     /// containerd always sets it; without it no event can be published.
     #[error("TTRPC_ADDRESS is not set; this program is run by containerd")]
     NoEventsAddress,
+    /// The cache cannot be bounded as the node's owner wants.
+    #[error("{name} is {value:?}, which is no number of bytes")]
+    CacheLimit {
+        /// The variable.
+        name: &'static str,
+        /// What it says.
+        value: String,
+    },
     /// The bundle is unusable.
     #[error(transparent)]
     Bundle(#[from] wasi_bundles::Error),

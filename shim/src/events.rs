@@ -1,12 +1,13 @@
 //! Events to containerd: one queue, one forwarder, in the order of the queue.
 //!
-//! An event is sent until containerd takes it, and nothing overtakes it; while containerd restarts,
-//! the queue waits. An event that containerd refuses for `GIVE_UP` is dropped with a line in the log,
-//! so that one bad event cannot hold up all others for ever. At exit the queue is drained, for a
-//! bounded time. (containerd `pkg/shim/publisher.go` re-queues failed events behind newer ones; order
+//! An event is sent until containerd takes it, and nothing overtakes it; while containerd is away, the
+//! queue waits, however long. An event that containerd itself refuses `REFUSALS` times is dropped with
+//! a line in the log, so that one bad event cannot hold up all others for ever. At exit the queue is
+//! closed and drained, for a bounded time. (containerd `pkg/shim/publisher.go` re-queues failed events behind newer ones; order
 //! is what `docker exec` and CRI rely on.)
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
@@ -14,17 +15,19 @@ use containerd_shim_protos::shim_async::{Client, EventsClient};
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{MessageDyn, MessageField};
-use tokio::sync::mpsc;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use ttrpc::r#async::transport::Socket;
 use ttrpc::context;
 
 /// Events that wait while containerd is away; then who publishes has to wait, too.
 const QUEUE: usize = 1024;
 /// For one attempt.
 const FORWARD: Duration = Duration::from_secs(5);
-/// For one event, over all attempts.
-const GIVE_UP: Duration = Duration::from_secs(60);
+/// For one event: what containerd answers so often, it means. With the pauses this is a minute.
+const REFUSALS: u32 = 33;
 /// Between attempts: doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -37,7 +40,11 @@ pub struct Publisher {
 
 /// The task that empties the queue.
 #[derive(Debug)]
-pub struct Forwarder(JoinHandle<()>);
+pub struct Forwarder {
+    task: JoinHandle<()>,
+    /// Closes the queue when it is dropped.
+    open: oneshot::Sender<()>,
+}
 
 /// Makes a queue and its forwarder, for containerd's ttrpc socket at `address`.
 ///
@@ -45,19 +52,14 @@ pub struct Forwarder(JoinHandle<()>);
 #[must_use]
 pub fn queue(address: &str, namespace: &str) -> (Publisher, Forwarder) {
     let (queue, events) = mpsc::channel(QUEUE);
-    let address = if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("unix://{address}")
-    };
+    let (open, closed) = oneshot::channel();
+    let socket = PathBuf::from(address.strip_prefix("unix://").unwrap_or(address));
     let publisher = Publisher {
         queue,
         namespace: namespace.to_owned(),
     };
-    (
-        publisher,
-        Forwarder(tokio::spawn(forward_all(address, events))),
-    )
+    let task = tokio::spawn(forward_all(socket, events, closed));
+    (publisher, Forwarder { task, open })
 }
 
 impl Publisher {
@@ -86,27 +88,43 @@ impl Publisher {
 }
 
 impl Forwarder {
-    /// Waits until everything is sent, `limit` at most. All [`Publisher`]s must be gone.
+    /// Closes the queue and waits until everything in it is sent, `limit` at most.
     pub async fn drain(self, limit: Duration) {
-        if timeout(limit, self.0).await.is_err() {
-            log::error!("events are lost: containerd took none for {limit:?} at exit");
+        drop(self.open);
+        if timeout(limit, self.task).await.is_err() {
+            log::error!("events are lost: containerd did not take all within {limit:?} at exit");
         }
     }
 }
 
-async fn forward_all(address: String, mut events: mpsc::Receiver<Envelope>) {
+async fn forward_all(
+    socket: PathBuf,
+    mut events: mpsc::Receiver<Envelope>,
+    mut closed: oneshot::Receiver<()>,
+) {
     let mut connection = None;
-    while let Some(envelope) = events.recv().await {
+    loop {
+        let envelope = tokio::select! {
+            biased;
+            // It only ever fails: nothing is sent, the sender is dropped.
+            _ = &mut closed, if !events.is_closed() => {
+                events.close();
+                continue;
+            }
+            envelope = events.recv() => envelope,
+        };
+        let Some(envelope) = envelope else { return };
         let topic = envelope.topic.clone();
         let request = ForwardRequest {
             envelope: MessageField::some(envelope),
             ..ForwardRequest::default()
         };
-        let begun = Instant::now();
+        let mut refusals = 0;
         let mut pause = BACKOFF.0;
-        while let Err(error) = forward(&mut connection, &address, &request).await {
+        while let Err(error) = forward(&mut connection, &socket, &request).await {
             connection = None;
-            if begun.elapsed() > GIVE_UP {
+            refusals += u32::from(is_refusal(&error));
+            if refusals == REFUSALS {
                 log::error!("containerd does not take the event {topic}: {error}");
                 break;
             }
@@ -117,14 +135,25 @@ async fn forward_all(address: String, mut events: mpsc::Receiver<Envelope>) {
     }
 }
 
+/// Whether containerd has answered, as against one that is away, or silent.
+fn is_refusal(error: &ttrpc::Error) -> bool {
+    matches!(error, ttrpc::Error::RpcStatus(_))
+}
+
 async fn forward(
     connection: &mut Option<EventsClient>,
-    address: &str,
+    socket: &Path,
     request: &ForwardRequest,
 ) -> ttrpc::Result<()> {
     let client = match connection {
         Some(client) => client,
-        None => connection.insert(EventsClient::new(Client::connect(address).await?)),
+        None => {
+            // ttrpc's own connect blocks while a stopped containerd has a full queue; this one fails.
+            let stream = UnixStream::connect(socket)
+                .await
+                .map_err(|error| ttrpc::Error::Others(format!("cannot connect: {error}")))?;
+            connection.insert(EventsClient::new(Client::new(Socket::from(stream))))
+        }
     };
     let nanoseconds = i64::try_from(FORWARD.as_nanos()).unwrap_or(i64::MAX);
     client
@@ -141,5 +170,32 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanos: since.subsec_nanos().cast_signed(),
         ..Timestamp::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_is_a_refusal() {
+        let status = ttrpc::get_status(ttrpc::Code::INVALID_ARGUMENT, "no");
+        assert!(is_refusal(&ttrpc::Error::RpcStatus(status)));
+        assert!(!is_refusal(&ttrpc::Error::RemoteClosed));
+        assert!(!is_refusal(&ttrpc::Error::Others("deadline".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_drained_while_publishers_are_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = dir.path().join("nobody").display().to_string();
+        let (publisher, forwarder) = queue(&address, "default");
+        timeout(
+            Duration::from_secs(5),
+            forwarder.drain(Duration::from_secs(60)),
+        )
+        .await
+        .expect("an empty queue that is closed is drained");
+        drop(publisher);
     }
 }

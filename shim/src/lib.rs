@@ -2,7 +2,7 @@
 //!
 //! containerd runs the binary with `start`, which leaves a daemon behind ([`daemon`], [`serve`]). The
 //! daemon answers the Task API on its socket ([`services`]). A container is a thread of the daemon
-//! ([`confine`]), driven by one task ([`container`]) that asks a pure policy ([`lifecycle`]) what may
+//! ([`confine`]), driven by one task (`driver`) that asks a pure policy ([`lifecycle`]) what may
 //! happen, and tells containerd what did ([`events`]). `delete` cleans up after a shim that is gone
 //! ([`recover`]). `compile`, which people call, fills the cache ahead of all that ([`warm`]).
 //!
@@ -14,6 +14,7 @@ pub mod container;
 pub mod containers;
 pub mod credentials;
 pub mod daemon;
+mod driver;
 mod error;
 pub mod events;
 pub mod flags;

@@ -2,18 +2,22 @@
 //! clock, no I/O.
 //!
 //! ```text
-//!  Create           Start                 guest ends
-//! ───────► Created ───────► Running ─────────────────────► Stopped ──Delete──► (gone)
-//!             │   kill                                        ▲
-//!             └───────────────────────────────────────────────┘
+//!  Create           Start           Pause            guest ends
+//! ───────► Created ───────► Running ◄─────► Paused ──────────────► Stopped ──Delete──► (gone)
+//!             │   kill         │            Resume                    ▲
+//!             └────────────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! |                      | Created              | Running          | Stopped             |
-//! |----------------------|----------------------|------------------|---------------------|
-//! | Start                | do                   | already started  | cannot start again  |
-//! | Kill, ending signal  | do: exit 128 + n     | do               | already finished    |
-//! | Kill, any other      | nothing              | nothing          | already finished    |
-//! | Delete               | do: exit 137 first   | still running    | do                  |
+//! |                     | Created            | Running         | Paused          | Stopped            |
+//! |---------------------|--------------------|-----------------|-----------------|--------------------|
+//! | Start               | do                 | already started | already started | cannot start again |
+//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished   |
+//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished   |
+//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished   |
+//! | Kill, any other     | nothing            | nothing         | nothing         | already finished   |
+//! | Pause               | not running        | do              | nothing         | not running        |
+//! | Resume              | not running        | nothing         | do              | not running        |
+//! | Delete              | do: exit 137 first | still running   | still running   | do                 |
 
 use std::fmt;
 use std::time::SystemTime;
@@ -27,6 +31,8 @@ pub enum PhaseKind {
     Created,
     /// The guest runs.
     Running,
+    /// The guest is stopped where it was.
+    Paused,
     /// It has an exit.
     Stopped,
 }
@@ -38,6 +44,10 @@ pub enum Request {
     Start,
     /// Deliver a signal.
     Kill(Signal),
+    /// Stop the guest where it is.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// Forget it.
     Delete,
 }
@@ -45,6 +55,19 @@ pub enum Request {
 /// A Linux signal number. A guest has no signals, so the host acts in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(pub u32);
+
+/// What a signal does to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It ends.
+    End,
+    /// It stops where it is.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Nothing.
+    Nothing,
+}
 
 /// What to do about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +91,8 @@ pub enum Refusal {
     StillRunning,
     /// Kill of a stopped container.
     AlreadyFinished,
+    /// Pause or resume of a container without a running guest.
+    NotRunning,
 }
 
 impl fmt::Display for Refusal {
@@ -78,6 +103,7 @@ impl fmt::Display for Refusal {
             Self::StillRunning => "is running; stop it before deleting it",
             // containerd's clients look for these words (client `task.go`, CRI `errdefs`).
             Self::AlreadyFinished => "has ended: process already finished",
+            Self::NotRunning => "is not running",
         })
     }
 }
@@ -85,11 +111,16 @@ impl fmt::Display for Refusal {
 impl Signal {
     pub(crate) const KILL: Self = Self(9);
 
-    /// Whether it ends a process that has no handler for it and is meant to stop: HUP, INT, QUIT, KILL,
-    /// TERM. All other signals do nothing to a guest.
+    /// What it comes to: STOP and CONT pause and resume; HUP, INT, QUIT, KILL and TERM end the guest,
+    /// which has no handler for any; all others do nothing.
     #[must_use]
-    pub fn ends(self) -> bool {
-        matches!(self.0, 1 | 2 | 3 | 9 | 15)
+    pub fn effect(self) -> Effect {
+        match self.0 {
+            1 | 2 | 3 | 9 | 15 => Effect::End,
+            18 => Effect::Resume,
+            19 => Effect::Pause,
+            _ => Effect::Nothing,
+        }
     }
 
     /// The exit status of a process that it ended.
@@ -105,13 +136,20 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
     use {PhaseKind as P, Request as R};
     match (phase, request) {
         (P::Created, R::Start) => Verdict::Do,
-        (P::Running, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
+        (P::Running | P::Paused, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
         (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
-        (P::Created | P::Running, R::Kill(signal)) if signal.ends() => Verdict::Do,
-        (P::Created | P::Running, R::Kill(_)) => Verdict::Ignore,
         (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect()) {
+            (_, Effect::End) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
+                Verdict::Do
+            }
+            (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
+        },
+        (P::Created | P::Stopped, R::Pause | R::Resume) => Verdict::Refuse(Refusal::NotRunning),
+        (P::Running, R::Pause) | (P::Paused, R::Resume) => Verdict::Do,
+        (P::Running, R::Resume) | (P::Paused, R::Pause) => Verdict::Ignore,
         (P::Created | P::Stopped, R::Delete) => Verdict::Do,
-        (P::Running, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
+        (P::Running | P::Paused, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
     }
 }
 
@@ -129,12 +167,12 @@ const TRAPPED: u32 = 134;
 /// containerd's word for an exit that nobody saw.
 const UNKNOWN: u32 = 255;
 
-/// The exit status of a guest. `signal` is the last one that was meant to end it; `None` in place of
+/// The exit status of a guest: 0 to 255, as a process's. `signal` is the first one that was meant to end it; `None` in place of
 /// an outcome means that the guest's thread was lost to a panic.
 #[must_use]
 pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
     match outcome {
-        Some(Outcome::Exited(code)) => *code,
+        Some(Outcome::Exited(code)) => code & 0xff,
         Some(Outcome::Trapped { .. }) => TRAPPED,
         Some(Outcome::OutOfMemory { .. }) => Signal::KILL.exit_status(),
         Some(Outcome::Killed) => signal.unwrap_or(Signal::KILL).exit_status(),
@@ -154,14 +192,14 @@ mod tests {
     #[test]
     fn a_container_is_started_once() {
         assert_eq!(decide(PhaseKind::Created, Request::Start), Verdict::Do);
-        for phase in [PhaseKind::Running, PhaseKind::Stopped] {
+        for phase in [PhaseKind::Running, PhaseKind::Paused, PhaseKind::Stopped] {
             assert!(matches!(decide(phase, Request::Start), Verdict::Refuse(_)));
         }
     }
 
     #[test]
     fn signals_that_end_nothing_are_accepted_while_there_is_something_to_signal() {
-        for signal in [USR1, Signal(0), Signal(18), Signal(19)] {
+        for signal in [USR1, Signal(0), Signal(18), Signal(28)] {
             assert_eq!(
                 decide(PhaseKind::Running, Request::Kill(signal)),
                 Verdict::Ignore
@@ -174,8 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn stop_and_cont_pause_and_resume() {
+        let (stop, cont) = (Request::Kill(Signal(19)), Request::Kill(Signal(18)));
+        assert_eq!(decide(PhaseKind::Running, stop), Verdict::Do);
+        assert_eq!(decide(PhaseKind::Paused, stop), Verdict::Ignore);
+        assert_eq!(decide(PhaseKind::Paused, cont), Verdict::Do);
+        assert_eq!(decide(PhaseKind::Running, cont), Verdict::Ignore);
+        assert_eq!(
+            decide(PhaseKind::Paused, Request::Kill(Signal::KILL)),
+            Verdict::Do
+        );
+    }
+
+    #[test]
     fn exits_have_the_numbers_of_the_design() {
         assert_eq!(exit_status(Some(&Outcome::Exited(7)), Some(TERM)), 7);
+        assert_eq!(exit_status(Some(&Outcome::Exited(1000)), None), 232);
         assert_eq!(
             exit_status(
                 Some(&Outcome::Trapped {
@@ -197,30 +249,41 @@ mod tests {
         /// A toy container that does as it is told: whatever is asked in whatever order, it runs at
         /// most once, ends at most once, and is never deleted while it runs.
         #[test]
-        fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..40, 0..50)) {
+        fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..60, 0..50)) {
             let (mut phase, mut starts, mut exits) = (PhaseKind::Created, 0, 0);
             for number in requests {
                 let request = match number {
                     0..5 => Request::Start,
                     5..10 => Request::Delete,
-                    signal => Request::Kill(Signal(signal - 10)),
+                    10..15 => Request::Pause,
+                    15..20 => Request::Resume,
+                    signal => Request::Kill(Signal(signal - 20)),
                 };
                 if decide(phase, request) != Verdict::Do {
                     continue;
                 }
-                match request {
+                let effect = match request {
+                    Request::Kill(signal) => signal.effect(),
+                    Request::Pause => Effect::Pause,
+                    Request::Resume => Effect::Resume,
                     Request::Start => {
                         starts += 1;
                         phase = PhaseKind::Running;
+                        Effect::Nothing
                     }
-                    Request::Kill(_) => {
+                    Request::Delete => {
+                        prop_assert!(phase != PhaseKind::Running && phase != PhaseKind::Paused);
+                        break;
+                    }
+                };
+                match effect {
+                    Effect::End => {
                         exits += 1;
                         phase = PhaseKind::Stopped;
                     }
-                    Request::Delete => {
-                        prop_assert_ne!(phase, PhaseKind::Running);
-                        break;
-                    }
+                    Effect::Pause => phase = PhaseKind::Paused,
+                    Effect::Resume => phase = PhaseKind::Running,
+                    Effect::Nothing => {}
                 }
                 prop_assert!(starts <= 1 && exits <= 1);
             }

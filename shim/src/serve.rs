@@ -5,7 +5,8 @@
 //!
 //! The shim goes when containerd said Shutdown and no container is left, whichever comes last; when it
 //! was started and no container was created for a minute; and on SIGTERM or SIGINT, with its containers.
-//! First it withdraws its socket, so that no new container is sent to it, last it drains its events.
+//! First it withdraws its socket, so that no new container is sent to it, last it drains its events. A
+//! shim that was promised to another container (see [`crate::socket`]) waits for that one first.
 
 use std::io;
 use std::sync::Arc;
@@ -13,19 +14,24 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
 use crate::containers::Containers;
 use crate::daemon::Inheritance;
+use crate::lifecycle::Signal;
 use crate::programs::Programs;
 use crate::services::task::TaskService;
+use crate::socket::{Claim, EXPECTED};
 use crate::{events, logger};
 
 /// How long a shim without any container waits for its first.
 const ORPHAN: Duration = Duration::from_secs(60);
+/// For the containers of a shim that is told to go by a signal.
+const ENDS: Duration = Duration::from_secs(2);
 /// For events at exit. containerd gives a shim 3 s to answer Shutdown, and this comes after.
 const DRAIN: Duration = Duration::from_secs(3);
 /// For answers that are being written at exit.
@@ -39,24 +45,37 @@ const ANSWERS: Duration = Duration::from_secs(1);
 pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     // A bundle without a log fifo (the sandbox API, a test) has a shim without a log.
     drop(logger::init(&inheritance.bundle, inheritance.debug));
-    tokio::runtime::Builder::new_current_thread()
+    let adjusted = match &inheritance.oom_score_adj {
+        Ok(score) => std::fs::write("/proc/self/oom_score_adj", score.to_string()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    };
+    if let Err(error) = adjusted {
+        log::warn!("cannot make itself likelier to be ended than containerd: {error}");
+    }
+    let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(async {
-            let served = run(inheritance).await;
-            if let Err(error) = &served {
-                log::error!("cannot serve: {error}");
-            }
+        .build()
+        .and_then(|runtime| {
+            let served = runtime.block_on(run(inheritance));
+            // A thread that still waits for a container's end shall not hold up the shim's.
+            runtime.shutdown_background();
             served
-        })
+        });
+    if let Err(error) = &served {
+        log::error!("cannot serve: {error}");
+    }
+    served
 }
 
 async fn run(inheritance: Inheritance) -> io::Result<()> {
+    // Whatever fails from here on drops the claim, and with it the socket's file.
+    let claim = inheritance.claim;
     let (publisher, forwarder) = events::queue(&inheritance.events_address, &inheritance.namespace);
     let programs = Programs::new(&inheritance.program, inheritance.cache);
     let containers = Containers::new(programs, publisher);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
+    let terminated = terminated()?;
     inheritance.listener.set_nonblocking(true)?;
     let mut server = Server::new()
         .add_listener(Listener::from(UnixListener::from_std(
@@ -66,39 +85,64 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     server.start().await.map_err(io::Error::other)?;
 
     tokio::select! {
-        () = not_needed(&containers, &shutdown) => {}
-        () = terminated()? => log::warn!("terminated by a signal, with all containers"),
+        () = not_needed(&containers, &shutdown, claim) => {}
+        () = terminated => log::warn!("terminated by a signal, with all containers"),
     }
 
-    if let Err(error) = inheritance.socket.withdraw() {
-        log::error!("cannot remove the socket: {error}");
-    }
+    end_all(&containers).await;
     if timeout(ANSWERS, server.shutdown()).await.is_err() {
         log::warn!("a connection was still busy at exit");
     }
-    // The server's, the service's and this are the last handles of the queue.
-    drop((server, service, containers));
     forwarder.drain(DRAIN).await;
     Ok(())
 }
 
-/// Returns when the shim may go.
-async fn not_needed(containers: &Containers, shutdown: &Notify) {
+/// Returns when the shim may go and its socket is withdrawn.
+async fn not_needed(containers: &Containers, shutdown: &Notify, mut claim: Claim) {
     let mut count = containers.count();
+    let mut told = false;
+    loop {
+        told = told || told_to_go(&count, shutdown).await;
+        // containerd 2.0 to 2.3 sends Shutdown once, when the group's first container is deleted, even
+        // while others remain: the word is kept until the last one is gone.
+        drop(count.wait_for(|count| *count == 0).await);
+        claim = match claim.give_up() {
+            Ok(()) => return,
+            Err(claim) => claim,
+        };
+        log::info!("another container is expected");
+        sleep(EXPECTED).await;
+    }
+}
+
+/// Returns whether containerd has said Shutdown; if not, it has died between `start` and Create.
+async fn told_to_go(count: &watch::Receiver<usize>, shutdown: &Notify) -> bool {
     tokio::select! {
-        // Nothing changes only if containerd died between `start` and Create.
         () = sleep(ORPHAN) => {
             if *count.borrow() == 0 && !count.has_changed().unwrap_or(false) {
-                return log::warn!("no container was created for {ORPHAN:?}");
+                log::warn!("no container was created for {ORPHAN:?}");
+                return false;
             }
             shutdown.notified().await;
         }
         () = shutdown.notified() => {}
     }
-    // containerd 2.0 to 2.3 sends Shutdown once, when the group's first container is deleted, even
-    // while others remain: the word is kept until the last one is gone.
-    let gone = count.wait_for(|count| *count == 0).await;
-    drop(gone);
+    true
+}
+
+/// Kills what runs, and waits until each has its exit, on disk and in the queue of events.
+async fn end_all(containers: &Containers) {
+    let mut ends = JoinSet::new();
+    for container in containers.all() {
+        ends.spawn(async move {
+            // One that has ended already needs no signal, and waits for nothing.
+            drop(container.kill(Signal::KILL).await);
+            drop(container.exited().await);
+        });
+    }
+    if timeout(ENDS, ends.join_all()).await.is_err() {
+        log::error!("a container does not end; it ends with the shim, and its exit is lost");
+    }
 }
 
 fn terminated() -> io::Result<impl Future<Output = ()>> {

@@ -6,14 +6,21 @@
 //! finding and removing happen under an exclusive `flock` on the folder, so that two starts of one
 //! group cannot both take a dead socket for theirs, and none finds a socket that is bound but does
 //! not listen yet.
+//!
+//! A `start` that finds the group's shim marks the socket, under the same lock: it sets the time of
+//! its last change. A shim that wants to go looks for a mark, under the lock: if there is a fresh one, a
+//! container was promised a place in it, and it stays until that container had time to come.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
 
 /// `sun_path` is 108 bytes with its end; containerd itself allows 106.
@@ -22,6 +29,8 @@ const MAX_PATH: usize = 106;
 const NAME: usize = 65;
 /// Where containerd's own shims have their sockets, unless told otherwise.
 const DEFAULT_DIR: &str = "/run/containerd/s";
+/// From the answer of a `start` to the Create that follows it: containerd does nothing between them.
+pub const EXPECTED: Duration = Duration::from_secs(5);
 
 /// Where a group's shim listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +40,61 @@ pub struct SocketPath(PathBuf);
 #[derive(Debug)]
 pub enum Socket {
     /// Nobody listened; now this process does.
-    Bound(UnixListener),
-    /// The group's shim is there.
+    Bound(UnixListener, Claim),
+    /// The group's shim is there, and knows that a container will come.
     Served,
+}
+
+/// A socket's file, to whoever bound it. Dropping this removes the file: nobody finds the socket any
+/// more, however this process came to give it up.
+#[derive(Debug)]
+pub struct Claim {
+    path: SocketPath,
+    /// The last mark that was looked at.
+    mark: Option<SystemTime>,
+}
+
+impl Claim {
+    /// Leaves the file to another process, which has inherited the claim.
+    pub fn pass_on(self) {
+        std::mem::forget(self);
+    }
+
+    /// Removes the file, unless a container was promised a place meanwhile: then gives the claim back,
+    /// to be asked again after [`EXPECTED`].
+    ///
+    /// # Errors
+    ///
+    /// The claim, if a container is expected.
+    pub fn give_up(mut self) -> Result<(), Self> {
+        let lock = self.path.lock();
+        let mark = self.path.mark();
+        let seen = std::mem::replace(&mut self.mark, mark);
+        // Each mark delays once, so that no jump of the clock can keep a shim for ever.
+        let fresh = mark.is_some_and(|mark| mark.elapsed().map_or(true, |age| age < EXPECTED));
+        if fresh && mark != seen {
+            return Err(self);
+        }
+        self.remove();
+        drop(lock);
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    fn remove(&self) {
+        if let Err(error) = self.path.unlink() {
+            log::error!("cannot remove {}: {error}", self.path.address());
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Without its folder there is no socket to remove either.
+        if let Ok(_lock) = self.path.lock() {
+            self.remove();
+        }
+    }
 }
 
 impl SocketPath {
@@ -97,6 +158,15 @@ impl SocketPath {
         }
         let _lock = self.lock()?;
         if self.is_served() {
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW,
+            };
+            let now = Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
+            rustix::fs::utimensat(CWD, &self.0, &now, AtFlags::empty())?;
             return Ok(Socket::Served);
         }
         self.unlink()?;
@@ -104,17 +174,12 @@ impl SocketPath {
         let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(&self.0);
         rustix::process::umask(umask);
-        listener.map(Socket::Bound)
-    }
-
-    /// Removes the socket of this process, before it stops serving: nobody finds it any more.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the kernel says to locking or unlinking.
-    pub fn withdraw(&self) -> io::Result<()> {
-        let _lock = self.lock()?;
-        self.unlink()
+        let listener = listener?;
+        let claim = Claim {
+            mark: self.mark(),
+            path: self.clone(),
+        };
+        Ok(Socket::Bound(listener, claim))
     }
 
     /// Removes the socket if nobody listens on it.
@@ -135,10 +200,37 @@ impl SocketPath {
         }
     }
 
-    /// Whether somebody accepts connections.
+    /// Whether somebody listens. That he answers is not said: he may be stopped, with a queue of
+    /// connections.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        UnixStream::connect(&self.0).is_ok()
+        match self.connect() {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Connects, without waiting; the connection is not blocking either.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when too many wait already; nobody listens, otherwise.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match rustix::net::connect(&socket, &SocketAddrUnix::new(&self.0)?) {
+            Ok(()) => Ok(socket.into()),
+            Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When a `start` found the socket served last, or when it was bound.
+    fn mark(&self) -> Option<SystemTime> {
+        std::fs::metadata(&self.0)
+            .and_then(|file| file.modified())
+            .ok()
     }
 
     fn unlink(&self) -> io::Result<()> {
@@ -204,15 +296,47 @@ mod tests {
     fn a_dead_socket_is_replaced_and_a_live_one_found() {
         let dir = tempfile::tempdir().unwrap();
         let socket = SocketPath(dir.path().join("s"));
-        let Socket::Bound(listener) = socket.bind().unwrap() else {
+        let Socket::Bound(listener, claim) = socket.bind().unwrap() else {
             panic!("nobody listens yet");
         };
         assert!(matches!(socket.bind().unwrap(), Socket::Served));
         drop(listener);
+        claim.pass_on();
         assert!(socket.0.exists(), "a dead socket stays behind");
-        assert!(matches!(socket.bind().unwrap(), Socket::Bound(_)));
-        socket.withdraw().unwrap();
+        let Socket::Bound(_, claim) = socket.bind().unwrap() else {
+            panic!("nobody listens any more");
+        };
+        drop(claim);
         socket.remove_if_dead().unwrap();
         assert!(!socket.0.exists());
+    }
+
+    #[test]
+    fn a_socket_that_a_start_was_sent_to_is_not_given_up_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = SocketPath(dir.path().join("s"));
+        let Socket::Bound(_listener, claim) = socket.bind().unwrap() else {
+            panic!("nobody listens yet");
+        };
+        assert!(matches!(socket.bind().unwrap(), Socket::Served));
+        let claim = claim.give_up().unwrap_err();
+        assert!(socket.0.exists());
+        claim.give_up().unwrap();
+        assert!(!socket.0.exists());
+    }
+
+    #[test]
+    fn a_stopped_listener_with_a_full_queue_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = SocketPath(dir.path().join("s"));
+        let Socket::Bound(listener, _claim) = socket.bind().unwrap() else {
+            panic!("nobody listens yet");
+        };
+        rustix::net::listen(&listener, 1).unwrap();
+        let waiting: Vec<_> = std::iter::repeat_with(|| socket.connect())
+            .take_while(Result::is_ok)
+            .collect();
+        assert!(!waiting.is_empty());
+        assert!(socket.is_served());
     }
 }

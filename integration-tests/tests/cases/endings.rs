@@ -18,6 +18,7 @@ cases![
     kill_and_term_end_a_socket_accept,
     other_signals_do_nothing,
     a_second_kill_finds_nothing,
+    pause_and_resume_stop_and_go_on,
     a_busy_guest_does_not_keep_the_shim_from_answering,
     the_shim_ends_with_its_last_task,
     a_killed_shim_is_cleaned_up_after,
@@ -114,6 +115,50 @@ fn a_second_kill_finds_nothing(containerd: &Containerd) -> Result<()> {
     );
     task.delete()?;
     task.remove()
+}
+
+/// Nanoseconds of processor time of a task: the first field of schedstat (proc(5)).
+fn used(task: &Task<'_>) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/schedstat", task.pid()?))?;
+    Ok(stat.split(' ').next().unwrap_or_default().parse()?)
+}
+
+fn pause_and_resume_stop_and_go_on(containerd: &Containerd) -> Result<()> {
+    let task = started(containerd, "spin", "paused")?;
+    task.writes("spinning")?;
+    task.pause()?;
+    task.reaches("PAUSED")?;
+    poll::until("it uses no processor", Duration::from_secs(20), || {
+        let before = used(&task).map_err(|error| error.to_string())?;
+        let after = used(&task).map_err(|error| error.to_string())?;
+        if after == before {
+            Ok(())
+        } else {
+            Err(format!("{} ns more", after - before))
+        }
+    })?;
+    let stopped_at = used(&task)?;
+    task.resume()?;
+    task.reaches("RUNNING")?;
+    poll::until("it goes on", Duration::from_secs(20), || {
+        let now = used(&task).map_err(|error| error.to_string())?;
+        if now > stopped_at {
+            Ok(())
+        } else {
+            Err("it does not".into())
+        }
+    })?;
+    task.pause()?;
+    let exit = task.end()?;
+    ensure!(exit.exit_status() == 137, "{exit}");
+    let topics = containerd.events().topics_of("paused");
+    ensure!(
+        topics.starts_with(
+            &["create", "start", "paused", "resumed", "paused", "exit"].map(str::to_owned)
+        ),
+        "{topics:?}"
+    );
+    Ok(())
 }
 
 fn a_busy_guest_does_not_keep_the_shim_from_answering(containerd: &Containerd) -> Result<()> {

@@ -127,6 +127,7 @@ impl Task for TaskService {
         let status = match now.phase {
             PhaseKind::Created => Status::CREATED,
             PhaseKind::Running => Status::RUNNING,
+            PhaseKind::Paused => Status::PAUSED,
             PhaseKind::Stopped => Status::STOPPED,
         };
         Ok(StateResponse {
@@ -225,12 +226,16 @@ impl Task for TaskService {
         unimplemented("resizing a terminal")
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        unimplemented("pause")
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let container = self.containers.get(&request.id)?;
+        detached(async move { container.pause(true).await }).await?;
+        Ok(Empty::new())
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        unimplemented("resume")
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let container = self.containers.get(&request.id)?;
+        detached(async move { container.pause(false).await }).await?;
+        Ok(Empty::new())
     }
 
     async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {

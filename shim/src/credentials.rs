@@ -1,0 +1,61 @@
+//! Who the container's thread is: the user and groups of `process.user`, its umask, and of the
+//! capabilities that the spec lists those that a guest can make use of.
+//!
+//! Linux has all of this per thread (the C library's `setuid` changes every thread, which is why it is
+//! not used). Host functions act for the guest on this thread and its children, so the kernel decides
+//! what files the guest may touch and who owns what it makes.
+
+use rustix::fs::Mode;
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+use wasi_bundles::User;
+
+use crate::Error;
+
+/// Capabilities about files and ports. No WASI call needs any other.
+const USEFUL: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// Gives the calling thread up to `user`, for good. `capabilities` are the names of the spec's effective
+/// set, such as `CAP_CHOWN`; a user other than root has none, as after a `setuid`.
+///
+/// # Errors
+///
+/// [`Error::Host`] names what the kernel refused.
+pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    if let Some(umask) = user.umask {
+        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    }
+    let kept: CapabilitySet = capabilities
+        .filter_map(|name| CapabilitySet::from_name(name.trim_start_matches("CAP_")))
+        .collect();
+    let kept = kept & USEFUL;
+    let groups: Vec<Gid> = user
+        .additional_gids
+        .iter()
+        .map(|&gid| Gid::from_raw(gid))
+        .collect();
+    rustix::thread::set_thread_groups(&groups)
+        .map_err(Error::host("set the container's additional groups"))?;
+    let gid = Gid::from_raw(user.gid);
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .map_err(Error::host(format!("become group {}", user.gid)))?;
+    let uid = Uid::from_raw(user.uid);
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .map_err(Error::host(format!("become user {}", user.uid)))?;
+    let kept = if uid.is_root() {
+        kept
+    } else {
+        CapabilitySet::empty()
+    };
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(Error::host("drop capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(Error::host("set no_new_privs"))
+}
