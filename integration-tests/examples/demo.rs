@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
 use integration_tests::image::Image;
@@ -114,14 +114,8 @@ fn running(containerd: &Containerd) -> Result<()> {
     let task = containerd.run(&spin, "busy").start()?;
     task.writes("spinning")?;
     let pid = task.pid()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let tgid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))
-        .context("the task has no process")?
-        .trim()
-        .to_owned();
-    ensure!(tgid != pid.to_string(), "the task is a process");
+    let tgid = task.process()?;
+    ensure!(tgid.to_string() != pid.to_string(), "the task is a process");
     println!("\n$ ctr run --detach spin:1 busy     # a loop without end");
     println!("    task pid {pid} is a thread of the shim, process {tgid}");
     let mut children = String::new();

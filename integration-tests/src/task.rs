@@ -212,6 +212,19 @@ impl<'a> Task<'a> {
             .pid)
     }
 
+    /// The process whose thread the task is, by its pid: the shim, for a wasm container.
+    ///
+    /// # Errors
+    ///
+    /// When it has no task, or nothing has that pid.
+    pub fn process(&self) -> Result<u32> {
+        let path = format!("/proc/{}/status", self.pid()?);
+        let status = std::fs::read_to_string(&path).context(path.clone())?;
+        let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        let tgid = tgid.with_context(|| format!("no Tgid in {path}"))?;
+        Ok(tgid.trim().parse()?)
+    }
+
     /// What a detached run has written so far, stdout and stderr in one.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
 pub(crate) struct Limiter {
     limits: Limits,
     used: u64,
+    /// `used` before the last growth, which the kernel may refuse after all.
+    before: u64,
 }
 
 /// The root cause of the trap that ends a guest at its memory limit.
@@ -33,7 +35,11 @@ pub(crate) struct MemoryLimitHit {
 
 impl Limiter {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, used: 0 }
+        Self {
+            limits,
+            used: 0,
+            before: 0,
+        }
     }
 
     /// Accounts for a growth, `current` and `desired` being bytes; refuses what the limit forbids.
@@ -44,8 +50,13 @@ impl Limiter {
         {
             return Err(MemoryLimitHit { limit, wanted }.into());
         }
+        self.before = self.used;
         self.used = wanted;
         Ok(true)
+    }
+
+    fn undo(&mut self) {
+        self.used = self.before;
     }
 }
 
@@ -61,6 +72,16 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         self.grow(current as u64, desired as u64)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> Result<()> {
+        self.undo();
+        Ok(())
     }
 
     fn table_growing(
@@ -90,6 +111,15 @@ mod tests {
         assert!(limiter.table_growing(0, 50, None).unwrap());
         let error = limiter.memory_growing(600, 601, None).unwrap_err();
         assert!(error.downcast_ref::<MemoryLimitHit>().is_some());
+    }
+
+    #[test]
+    fn a_growth_that_fails_is_not_counted() {
+        let mut limiter = Limiter::new(Limits { memory: Some(100) });
+        assert!(limiter.memory_growing(0, 80, None).unwrap());
+        let refused = wasmtime::Error::msg("no memory");
+        limiter.memory_grow_failed(refused).unwrap();
+        assert!(limiter.memory_growing(0, 100, None).unwrap());
     }
 
     #[test]

@@ -189,7 +189,11 @@ impl Sink {
     }
 
     fn push(&self, bytes: &[u8]) {
-        self.state().bytes.extend_from_slice(bytes);
+        let mut pending = self.state();
+        if pending.failed.is_none() {
+            pending.bytes.extend_from_slice(bytes);
+        }
+        drop(pending);
         self.advance();
     }
 
@@ -200,7 +204,11 @@ impl Sink {
             match self.endpoint.write(&pending.bytes) {
                 Ok(Some(count)) => pending.bytes.advance(count),
                 Ok(None) => return false,
-                Err(error) => pending.failed = Some(error),
+                Err(error) => {
+                    // The guest is told that they are lost; what it writes next may go.
+                    pending.bytes.clear();
+                    pending.failed = Some(error);
+                }
             }
         }
         true
@@ -212,12 +220,20 @@ impl Sink {
         }
     }
 
+    /// What went wrong since the guest was told last. A reader that is gone stays gone.
+    fn failure(&self) -> Option<Errno> {
+        let mut pending = self.state();
+        match pending.failed {
+            Some(Errno::PIPE) | None => pending.failed,
+            Some(_) => pending.failed.take(),
+        }
+    }
+
     /// How many bytes the guest may write now without waiting.
     fn permit(&self) -> StreamResult<usize> {
         self.advance();
-        let pending = self.state();
-        match pending.failed {
-            None => Ok(MAX_PENDING.saturating_sub(pending.bytes.len())),
+        match self.failure() {
+            None => Ok(MAX_PENDING.saturating_sub(self.state().bytes.len())),
             Some(Errno::PIPE) => Err(StreamError::Closed),
             Some(error) => Err(StreamError::LastOperationFailed(
                 io::Error::from(error).into(),
@@ -355,7 +371,7 @@ impl AsyncWrite for Output {
             return Poll::Ready(Ok(bytes.len()));
         };
         ready!(Pin::new(&mut self.clone()).poll_flush(cx))?;
-        if let Some(error) = sink.state().failed {
+        if let Some(error) = sink.failure() {
             return Poll::Ready(Err(error.into()));
         }
         let taken = bytes.len().min(MAX_PENDING);

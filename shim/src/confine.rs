@@ -24,6 +24,10 @@ use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
 use crate::{Error, credentials, guest, namespaces};
 
+/// How many file operations of a guest run at once. One that never returns (the open of a FIFO that nobody
+/// writes to) keeps its thread until the shim ends, so this bounds what a guest can leave behind.
+const FILES: usize = 16;
+
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
 /// to the pool. One that is stuck for good is left behind.
 const POOL: Duration = Duration::from_millis(50);
@@ -155,6 +159,7 @@ impl Birth {
 fn run(prepared: Prepared) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(FILES)
         .build()
         .expect("an epoll, an eventfd and a clock are all it needs");
     let outcome = runtime.block_on(prepared.run());

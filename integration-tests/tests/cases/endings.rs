@@ -181,7 +181,7 @@ fn a_busy_guest_does_not_keep_the_shim_from_answering(containerd: &Containerd) -
 fn the_shim_ends_with_its_last_task(containerd: &Containerd) -> Result<()> {
     let task = started(containerd, "sleep", "last-task")?;
     task.writes("sleeping")?;
-    let shim = shim_of(&task)?;
+    let shim = task.process()?.to_string();
     let address = fs::read_to_string(containerd.bundle("last-task").join("address"))?;
     task.end()?;
     gone(&shim, &address)
@@ -190,7 +190,7 @@ fn the_shim_ends_with_its_last_task(containerd: &Containerd) -> Result<()> {
 fn a_killed_shim_is_cleaned_up_after(containerd: &Containerd) -> Result<()> {
     let task = started(containerd, "spin", "orphaned")?;
     task.writes("spinning")?;
-    let shim = shim_of(&task)?;
+    let shim = task.process()?.to_string();
     let address = fs::read_to_string(containerd.bundle("orphaned").join("address"))?;
     Invocation::new("kill").args(["-KILL", &shim]).success()?;
     let exit = task.wait()?;
@@ -204,13 +204,6 @@ fn a_killed_shim_is_cleaned_up_after(containerd: &Containerd) -> Result<()> {
         }
     })?;
     task.remove()
-}
-
-/// The process whose thread the task is.
-fn shim_of(task: &Task<'_>) -> Result<String> {
-    let status = fs::read_to_string(format!("/proc/{}/status", task.pid()?))?;
-    let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    Ok(tgid.unwrap_or_default().trim().to_owned())
 }
 
 fn gone(shim: &str, address: &str) -> Result<()> {

@@ -70,13 +70,8 @@ fn the_task_is_a_thread_of_the_shim_with_namespaces_of_its_own(
     let task = run.start()?;
     task.writes("sleeping")?;
     let pid = task.pid()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let tgid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))
-        .context("no Tgid")?
-        .trim();
-    ensure!(tgid != pid.to_string(), "the task is a process of its own");
+    let tgid = &task.process()?.to_string();
+    ensure!(*tgid != pid.to_string(), "the task is a process of its own");
     let exe = fs::read_link(format!("/proc/{tgid}/exe"))?;
     ensure!(
         exe.ends_with("containerd-shim-wasi-v1"),
@@ -122,12 +117,7 @@ fn the_container_has_no_process(containerd: &Containerd) -> Result<()> {
         .run(&sleeper(containerd)?, "no-process")
         .start()?;
     task.writes("sleeping")?;
-    let status = fs::read_to_string(format!("/proc/{}/status", task.pid()?))?;
-    let tgid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))
-        .context("no Tgid")?
-        .trim();
+    let tgid = task.process()?;
     for thread in fs::read_dir(format!("/proc/{tgid}/task"))? {
         let children = fs::read_to_string(thread?.path().join("children"))?;
         ensure!(children.is_empty(), "the shim has children: {children}");
