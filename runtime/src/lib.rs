@@ -138,7 +138,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use guest::{Guest, Preopen};
 pub use interrupt::Interrupter;
-pub use limits::Limits;
+pub use limits::{Limits, Usage};
 pub use outcome::Outcome;
 pub use prepared::Prepared;
 pub use stdio::{Input, Output};

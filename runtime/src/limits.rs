@@ -5,6 +5,9 @@
 //! the guest, as the kernel's OOM killer ends a process: `malloc` returning null is what few
 //! programs survive, and none reports.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use wasmtime::{ResourceLimiter, Result};
 
 /// Limits of one guest. The default has none.
@@ -14,12 +17,37 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
+/// What a guest uses of the host's memory, at any moment and from any thread. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Usage(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    memory: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Usage {
+    /// Linear memories and tables together, in bytes; 0 when the guest is gone.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.0.memory.load(Relaxed)
+    }
+
+    /// The most they ever were, in bytes. A growth that the host refused after all counts.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.0.peak.load(Relaxed)
+    }
+}
+
 /// The size of a table's element in the engine, in bytes.
 const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
 
 #[derive(Debug)]
 pub(crate) struct Limiter {
     limits: Limits,
+    usage: Usage,
     used: u64,
     /// `used` before the last growth, which the kernel may refuse after all.
     before: u64,
@@ -37,6 +65,7 @@ impl Limiter {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
+            usage: Usage::default(),
             used: 0,
             before: 0,
         }
@@ -51,12 +80,29 @@ impl Limiter {
             return Err(MemoryLimitHit { limit, wanted }.into());
         }
         self.before = self.used;
-        self.used = wanted;
+        self.set(wanted);
         Ok(true)
     }
 
     fn undo(&mut self) {
-        self.used = self.before;
+        self.set(self.before);
+    }
+
+    fn set(&mut self, used: u64) {
+        self.used = used;
+        self.usage.0.memory.store(used, Relaxed);
+        self.usage.0.peak.fetch_max(used, Relaxed);
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage.clone()
+    }
+}
+
+/// The guest's memory goes with its store.
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.usage.0.memory.store(0, Relaxed);
     }
 }
 
@@ -111,6 +157,10 @@ mod tests {
         assert!(limiter.table_growing(0, 50, None).unwrap());
         let error = limiter.memory_growing(600, 601, None).unwrap_err();
         assert!(error.downcast_ref::<MemoryLimitHit>().is_some());
+        let usage = limiter.usage();
+        assert_eq!(usage.memory(), 1000);
+        drop(limiter);
+        assert_eq!((usage.memory(), usage.peak()), (0, 1000));
     }
 
     #[test]

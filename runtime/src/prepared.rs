@@ -7,7 +7,7 @@ use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
-use crate::{Interrupter, Outcome, Output};
+use crate::{Interrupter, Outcome, Output, Usage};
 
 /// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
 /// (`cmd/containerd-shim-runc-v2/process/init.go`).
@@ -57,6 +57,12 @@ impl Prepared {
     #[must_use]
     pub fn interrupter(&self) -> Interrupter {
         self.interrupter.clone()
+    }
+
+    /// What this guest uses, now or while it runs, and its peak after that.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.store.data().limiter.usage()
     }
 
     /// Runs the guest to its end, on the thread that polls, within a tokio runtime.

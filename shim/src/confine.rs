@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::time::ClockId;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan};
-use wasi_runtime::{Interrupter, Outcome, Prepared};
+use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
 
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
@@ -54,6 +55,7 @@ pub struct Birth {
 #[derive(Debug)]
 pub struct Parked {
     pid: u32,
+    usage: Usage,
     release: oneshot::Sender<()>,
     running: Running,
 }
@@ -63,14 +65,24 @@ pub struct Parked {
 pub struct Running {
     pid: u32,
     interrupter: Interrupter,
-    outcome: oneshot::Receiver<Outcome>,
+    ended: oneshot::Receiver<Ended>,
     thread: JoinHandle<()>,
+}
+
+/// What a thread says at its end.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the guest ended.
+    pub outcome: Outcome,
+    /// The processor time that the thread has used.
+    pub cpu: Duration,
 }
 
 /// What a thread says when it is parked.
 struct Ready {
     pid: u32,
     interrupter: Interrupter,
+    usage: Usage,
 }
 
 impl Birth {
@@ -82,7 +94,7 @@ impl Birth {
     pub async fn deliver(self, id: &str) -> Result<Parked, Error> {
         let (ready, parked) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        let (finish, outcome) = oneshot::channel();
+        let (finish, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
             // The kernel keeps 15 bytes of it.
             .name(format!("wasi:{id}"))
@@ -96,6 +108,7 @@ impl Birth {
                 let ready = ready.send(Ok(Ready {
                     pid,
                     interrupter: prepared.interrupter(),
+                    usage: prepared.usage(),
                 }));
                 if ready.is_ok() && released.blocking_recv().is_ok() {
                     // Nobody listens any more only if the container's driver died in a panic.
@@ -104,13 +117,18 @@ impl Birth {
             })
             .map_err(Error::host("start the container's thread"))?;
         match parked.await {
-            Ok(Ok(Ready { pid, interrupter })) => Ok(Parked {
+            Ok(Ok(Ready {
                 pid,
+                interrupter,
+                usage,
+            })) => Ok(Parked {
+                pid,
+                usage,
                 release,
                 running: Running {
                     pid,
                     interrupter,
-                    outcome,
+                    ended,
                     thread,
                 },
             }),
@@ -156,7 +174,7 @@ impl Birth {
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared) -> Outcome {
+fn run(prepared: Prepared) -> Ended {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(FILES)
@@ -164,7 +182,11 @@ fn run(prepared: Prepared) -> Outcome {
         .expect("an epoll, an eventfd and a clock are all it needs");
     let outcome = runtime.block_on(prepared.run());
     runtime.shutdown_timeout(POOL);
-    outcome
+    let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+    Ended {
+        outcome,
+        cpu: used.try_into().unwrap_or_default(),
+    }
 }
 
 impl Parked {
@@ -172,6 +194,12 @@ impl Parked {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What the guest uses, from now on.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage.clone()
     }
 
     /// Lets the guest run.
@@ -198,8 +226,8 @@ impl Running {
 
     /// Waits until the guest has ended: `None` when its thread panicked. May be dropped and called
     /// again.
-    pub async fn ended(&mut self) -> Option<Outcome> {
-        (&mut self.outcome).await.ok()
+    pub async fn ended(&mut self) -> Option<Ended> {
+        (&mut self.ended).await.ok()
     }
 
     /// Waits until the thread is gone, and with it the container's namespaces. To be called after

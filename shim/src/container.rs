@@ -7,6 +7,7 @@ use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
 use tokio::sync::{mpsc, oneshot, watch};
+use wasi_runtime::Usage;
 
 use crate::Error;
 use crate::confine::Parked;
@@ -14,6 +15,7 @@ use crate::driver::{Ask, Driver, Question};
 use crate::events::Publisher;
 use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
 use crate::recover::PidRecord;
+use crate::stats::{self, Consumption};
 use crate::stdio::{Holds, StdioPaths};
 
 /// Requests that wait for the driver; more than that and the sender waits.
@@ -30,6 +32,8 @@ pub struct About {
     pub stdio: StdioPaths,
     /// The id of the container's thread.
     pub pid: u32,
+    /// The memory limit, in bytes.
+    pub memory_limit: Option<u64>,
 }
 
 /// Where a container is now.
@@ -45,26 +49,15 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Container {
     about: About,
+    usage: Usage,
     requests: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
 }
 
 impl Container {
     /// Takes over a container whose thread is parked: announces it and drives it from now on.
-    pub async fn drive(
-        id: String,
-        bundle: PathBuf,
-        stdio: StdioPaths,
-        holds: Holds,
-        thread: Parked,
-        events: Publisher,
-    ) -> Self {
-        let about = About {
-            id,
-            bundle,
-            stdio,
-            pid: thread.pid(),
-        };
+    pub async fn drive(about: About, holds: Holds, thread: Parked, events: Publisher) -> Self {
+        let usage = thread.usage();
         if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
             log::error!("cannot record the pid of container {}: {error}", about.id);
         }
@@ -92,6 +85,7 @@ impl Container {
         tokio::spawn(driver.run(requests));
         Self {
             about,
+            usage,
             requests: sender,
             snapshot,
         }
@@ -107,6 +101,25 @@ impl Container {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         *self.snapshot.borrow()
+    }
+
+    /// What it uses, or used until its end. Never waits.
+    #[must_use]
+    pub fn consumption(&self) -> Consumption {
+        let exit = self.snapshot().exit;
+        let cpu = match exit {
+            Some(exit) => exit.cpu,
+            // Between its end and its exit the thread is gone already.
+            None => stats::thread_cpu(self.about.pid).unwrap_or_default(),
+        };
+        Consumption {
+            cpu,
+            memory: self.usage.memory(),
+            peak: self.usage.peak(),
+            limit: self.about.memory_limit,
+            threads: u64::from(exit.is_none()),
+            oom: exit.is_some_and(|exit| exit.oom),
+        }
     }
 
     /// Waits until the container has ended, or answers at once if it has.

@@ -18,7 +18,7 @@ use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
 use crate::confine::Birth;
-use crate::container::Container;
+use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
 use crate::lifecycle::Exit;
 use crate::programs::Programs;
@@ -90,6 +90,7 @@ impl Containers {
         let plan = Plan::new(&bundle)?;
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
         let (holds, stdio) = creation.stdio.open()?;
+        let memory_limit = plan.limits().memory;
         let birth = Birth {
             plan,
             capabilities: capabilities(&bundle),
@@ -102,15 +103,14 @@ impl Containers {
             thread.discard().await;
             return Err(Error::Abandoned { id: creation.id });
         }
-        let container = Container::drive(
-            creation.id,
-            bundle.dir().to_owned(),
-            creation.stdio,
-            holds,
-            thread,
-            self.events.clone(),
-        )
-        .await;
+        let about = About {
+            id: creation.id,
+            bundle: bundle.dir().to_owned(),
+            stdio: creation.stdio,
+            pid: thread.pid(),
+            memory_limit,
+        };
+        let container = Container::drive(about, holds, thread, self.events.clone()).await;
         Ok(reservation.fill(container))
     }
 

@@ -9,7 +9,7 @@
 //! for the exit is woken after that.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::topics;
@@ -17,7 +17,7 @@ use protobuf::MessageField;
 use tokio::sync::{mpsc, oneshot, watch};
 use wasi_runtime::Outcome;
 
-use crate::confine::{Parked, Running};
+use crate::confine::{Ended, Parked, Running};
 use crate::container::{About, Snapshot};
 use crate::events::{Publisher, timestamp};
 use crate::lifecycle::{
@@ -89,8 +89,8 @@ impl Driver {
         loop {
             let (ask, reply) = tokio::select! {
                 biased;
-                outcome = ended(&mut self.phase) => {
-                    self.stop(outcome).await;
+                end = ended(&mut self.phase) => {
+                    self.stop(end).await;
                     continue;
                 }
                 request = requests.recv() => match request {
@@ -155,11 +155,11 @@ impl Driver {
             }
             (Phase::Created(thread), Request::Kill(signal)) => {
                 thread.discard().await;
-                self.exit(signal.exit_status()).await;
+                self.exit(Exit::unborn(signal)).await;
             }
             (Phase::Created(thread), Request::Delete) => {
                 thread.discard().await;
-                self.exit(Signal::KILL.exit_status()).await;
+                self.exit(Exit::unborn(Signal::KILL)).await;
             }
             (Phase::Running(mut guest), Request::Kill(signal)) => match signal.effect() {
                 Effect::End => {
@@ -213,11 +213,12 @@ impl Driver {
     }
 
     /// The guest has ended.
-    async fn stop(&mut self, outcome: Option<Outcome>) {
+    async fn stop(&mut self, end: Option<Ended>) {
         let Phase::Running(guest) = std::mem::replace(&mut self.phase, Phase::Changing) else {
             return;
         };
         guest.thread.join().await;
+        let (outcome, cpu) = end.map_or((None, Duration::ZERO), |end| (Some(end.outcome), end.cpu));
         match &outcome {
             Some(Outcome::OutOfMemory { limit }) => {
                 log::warn!(
@@ -235,16 +236,17 @@ impl Driver {
             None => log::error!("container {} was lost to a panic", self.id),
             Some(Outcome::Exited(_) | Outcome::Trapped { .. } | Outcome::Killed) => {}
         }
-        self.exit(exit_status(outcome.as_ref(), guest.ended_by))
-            .await;
+        let exit = Exit {
+            status: exit_status(outcome.as_ref(), guest.ended_by),
+            at: SystemTime::now(),
+            cpu,
+            oom: matches!(outcome, Some(Outcome::OutOfMemory { .. })),
+        };
+        self.exit(exit).await;
     }
 
     /// The one place where a container gets its exit.
-    async fn exit(&mut self, status: u32) {
-        let exit = Exit {
-            status,
-            at: SystemTime::now(),
-        };
+    async fn exit(&mut self, exit: Exit) {
         self.holds = Holds::default();
         if let Err(error) = ExitRecord::new(self.pid, &exit).write(&self.bundle) {
             log::error!("cannot record the exit of container {}: {error}", self.id);
@@ -253,7 +255,7 @@ impl Driver {
             container_id: self.id.clone(),
             id: self.id.clone(),
             pid: self.pid,
-            exit_status: status,
+            exit_status: exit.status,
             exited_at: MessageField::some(timestamp(exit.at)),
             ..TaskExit::default()
         };
@@ -269,7 +271,7 @@ impl Driver {
 }
 
 /// Waits for the end of a guest that runs, and for ever in any other phase.
-async fn ended(phase: &mut Phase) -> Option<Outcome> {
+async fn ended(phase: &mut Phase) -> Option<Ended> {
     match phase {
         Phase::Running(guest) => guest.thread.ended().await,
         Phase::Created(_) | Phase::Stopped | Phase::Changing => std::future::pending().await,

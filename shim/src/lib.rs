@@ -29,6 +29,7 @@ pub mod rootfs;
 pub mod serve;
 pub mod services;
 pub mod socket;
+pub mod stats;
 pub mod stdio;
 pub mod warm;
 

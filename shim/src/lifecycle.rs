@@ -20,7 +20,7 @@
 //! | Delete              | do: exit 137 first | still running   | still running   | do                 |
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use wasi_runtime::Outcome;
 
@@ -160,6 +160,23 @@ pub struct Exit {
     pub status: u32,
     /// When.
     pub at: SystemTime,
+    /// The processor time it had used.
+    pub cpu: Duration,
+    /// Whether it ended at its memory limit.
+    pub oom: bool,
+}
+
+impl Exit {
+    /// Now, by `signal`, of a container whose guest never ran, or of which nobody knows.
+    #[must_use]
+    pub fn unborn(signal: Signal) -> Self {
+        Self {
+            status: signal.exit_status(),
+            at: SystemTime::now(),
+            cpu: Duration::ZERO,
+            oom: false,
+        }
+    }
 }
 
 /// A trap exits like a process that called `abort`: 128 + SIGABRT, as the wasmtime command does.

@@ -301,10 +301,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
     cleaned.map_err(StartError::io("end what is left of the container"))?;
     let exit = read::<ExitRecord>(&bundle, ExitRecord::FILE).unwrap_or_else(|| {
         // It was killed together with its shim.
-        let exit = Exit {
-            status: Signal::KILL.exit_status(),
-            at: SystemTime::now(),
-        };
+        let exit = Exit::unborn(Signal::KILL);
         let pid = read::<PidRecord>(&bundle, PidRecord::FILE).map_or(0, |record| record.pid);
         ExitRecord::new(pid, &exit)
     });
@@ -348,6 +345,7 @@ mod tests {
         let exit = Exit {
             status: 7,
             at: SystemTime::now(),
+            ..Exit::unborn(Signal::KILL)
         };
         ExitRecord::new(43, &exit).write(bundle.path()).unwrap();
         assert_eq!((answer().pid, answer().exit_status), (43, 7));

@@ -25,6 +25,7 @@ use crate::Error;
 use crate::containers::{Containers, Creation};
 use crate::events::timestamp;
 use crate::lifecycle::{PhaseKind, Signal};
+use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
 
 /// The generated code registers this name.
@@ -242,8 +243,15 @@ impl Task for TaskService {
         unimplemented("updating resources")
     }
 
-    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        unimplemented("statistics")
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let consumption = self.containers.get(&request.id)?.consumption();
+        let metrics = consumption
+            .metrics(CgroupVersion::of_host())
+            .map_err(|error| Error::host("encode the statistics")(std::io::Error::other(error)))?;
+        Ok(StatsResponse {
+            stats: MessageField::some(metrics),
+            ..StatsResponse::default()
+        })
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {

@@ -1,0 +1,215 @@
+//! What a container uses, told in the messages that containerd reads of a cgroup.
+//!
+//! A wasm container has no cgroup of its own, so the numbers come from what is the container: the
+//! processor time of its thread, and the engine's count of its memories and tables. Its thread is where
+//! guest code runs; file operations that were handed to the pool are not counted. The messages are those of
+//! the host's cgroup version, in its units: containerd takes no others (containerd
+//! `core/metrics/cgroups`), and CRI's list of a whole node fails on a wrong type.
+
+use std::fs;
+use std::time::Duration;
+
+use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
+use protobuf::well_known_types::any::Any;
+use protobuf::{MessageDyn, MessageField};
+
+/// What cgroup v1 says where there is no limit: the largest page-aligned `i64`, in bytes.
+const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
+/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+const CGROUP2: i64 = 0x6367_7270;
+
+/// What a container has used, and uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consumption {
+    /// Processor time since it was created.
+    pub cpu: Duration,
+    /// Memories and tables now, in bytes.
+    pub memory: u64,
+    /// The most they were.
+    pub peak: u64,
+    /// Their limit, if there is one.
+    pub limit: Option<u64>,
+    /// Threads of the container: 1, or 0 when it has ended.
+    pub threads: u64,
+    /// Whether it ended at its memory limit.
+    pub oom: bool,
+}
+
+/// The cgroup version of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// Legacy or hybrid.
+    V1,
+    /// Unified.
+    V2,
+}
+
+impl CgroupVersion {
+    /// This host's, decided as containerd decides it (`cgroups.Mode`): by what is at `/sys/fs/cgroup`.
+    #[must_use]
+    pub fn of_host() -> Self {
+        match rustix::fs::statfs("/sys/fs/cgroup") {
+            Ok(found) if found.f_type == CGROUP2 => Self::V2,
+            Ok(_) | Err(_) => Self::V1,
+        }
+    }
+}
+
+/// The processor time of a thread of this process: the first field of its schedstat, in nanoseconds
+/// (proc(5)). None when it has ended.
+#[must_use]
+pub fn thread_cpu(thread: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    let nanoseconds = stat.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+impl Consumption {
+    /// The message, as containerd unmarshals it by its type URL.
+    ///
+    /// # Errors
+    ///
+    /// Never for these messages; protobuf's signature has one.
+    pub fn metrics(&self, version: CgroupVersion) -> protobuf::Result<Any> {
+        let message: Box<dyn MessageDyn> = match version {
+            CgroupVersion::V1 => Box::new(self.v1()),
+            CgroupVersion::V2 => Box::new(self.v2()),
+        };
+        Ok(Any {
+            type_url: message.descriptor_dyn().full_name().to_owned(),
+            value: message.write_to_bytes_dyn()?,
+            ..Any::default()
+        })
+    }
+
+    fn v1(&self) -> v1::Metrics {
+        let cpu = u64::try_from(self.cpu.as_nanos()).unwrap_or(u64::MAX);
+        let limit = self.limit.unwrap_or(V1_UNLIMITED);
+        v1::Metrics {
+            cpu: MessageField::some(v1::CPUStat {
+                usage: MessageField::some(v1::CPUUsage {
+                    total: cpu,
+                    user: cpu,
+                    ..v1::CPUUsage::default()
+                }),
+                ..v1::CPUStat::default()
+            }),
+            memory: MessageField::some(v1::MemoryStat {
+                rss: self.memory,
+                total_rss: self.memory,
+                hierarchical_memory_limit: limit,
+                usage: MessageField::some(v1::MemoryEntry {
+                    limit,
+                    usage: self.memory,
+                    max: self.peak,
+                    failcnt: u64::from(self.oom),
+                    ..v1::MemoryEntry::default()
+                }),
+                ..v1::MemoryStat::default()
+            }),
+            pids: MessageField::some(v1::PidsStat {
+                current: self.threads,
+                ..v1::PidsStat::default()
+            }),
+            memory_oom_control: MessageField::some(v1::MemoryOomControl {
+                oom_kill: u64::from(self.oom),
+                ..v1::MemoryOomControl::default()
+            }),
+            ..v1::Metrics::default()
+        }
+    }
+
+    fn v2(&self) -> v2::Metrics {
+        let cpu = u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX);
+        v2::Metrics {
+            cpu: MessageField::some(v2::CPUStat {
+                usage_usec: cpu,
+                user_usec: cpu,
+                ..v2::CPUStat::default()
+            }),
+            memory: MessageField::some(v2::MemoryStat {
+                anon: self.memory,
+                usage: self.memory,
+                usage_limit: self.limit.unwrap_or(u64::MAX),
+                max_usage: self.peak,
+                ..v2::MemoryStat::default()
+            }),
+            pids: MessageField::some(v2::PidsStat {
+                current: self.threads,
+                ..v2::PidsStat::default()
+            }),
+            memory_events: MessageField::some(v2::MemoryEvents {
+                oom: u64::from(self.oom),
+                oom_kill: u64::from(self.oom),
+                ..v2::MemoryEvents::default()
+            }),
+            ..v2::Metrics::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protobuf::Message;
+
+    use super::*;
+
+    const SOME: Consumption = Consumption {
+        cpu: Duration::from_micros(1_234_567),
+        memory: 3 << 20,
+        peak: 5 << 20,
+        limit: Some(8 << 20),
+        threads: 1,
+        oom: true,
+    };
+
+    #[test]
+    fn v1_counts_in_nanoseconds() {
+        let any = SOME.metrics(CgroupVersion::V1).unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
+        let metrics = v1::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!(metrics.cpu.usage.total, 1_234_567_000);
+        let memory = &metrics.memory.usage;
+        assert_eq!(
+            (memory.usage, memory.max, memory.limit),
+            (3 << 20, 5 << 20, 8 << 20)
+        );
+        assert_eq!(metrics.memory_oom_control.oom_kill, 1);
+    }
+
+    #[test]
+    fn v2_counts_in_microseconds() {
+        let any = SOME.metrics(CgroupVersion::V2).unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        let metrics = v2::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!(metrics.cpu.usage_usec, 1_234_567);
+        assert_eq!(
+            (metrics.memory.usage, metrics.memory.usage_limit),
+            (3 << 20, 8 << 20)
+        );
+        assert_eq!(metrics.memory_events.oom_kill, 1);
+    }
+
+    #[test]
+    fn no_limit_is_what_the_kernel_says() {
+        let unlimited = Consumption {
+            limit: None,
+            ..SOME
+        };
+        assert_eq!(unlimited.v1().memory.usage.limit, V1_UNLIMITED);
+        assert_eq!(unlimited.v2().memory.usage_limit, u64::MAX);
+    }
+
+    #[test]
+    fn a_thread_that_computes_uses_time() {
+        let tid = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .cast_unsigned();
+        let before = thread_cpu(tid).unwrap();
+        while thread_cpu(tid).unwrap() == before {
+            std::hint::spin_loop();
+        }
+        assert_eq!(thread_cpu(u32::MAX), None);
+    }
+}
