@@ -3,8 +3,7 @@
 
 use anyhow::{Result, ensure};
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, StatsRequest,
-    StatsResponse, Status, UpdateTaskRequest,
+    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, Status, UpdateTaskRequest,
 };
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
