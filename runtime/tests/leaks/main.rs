@@ -53,10 +53,12 @@ fn two_hundred_killed_guests_leave_no_thread_and_no_descriptor() {
     (0..artifacts.len()).for_each(cycle);
     let before = held();
     (0..200).for_each(cycle);
-    // The thread of a kill may take a moment more to find out that it is over.
+    // A thread may take a moment more to find out that it is over, those of the first ones, too.
+    let more = |now: (usize, usize)| now.0 > before.0 || now.1 > before.1;
     let begun = Instant::now();
-    while held() != before && begun.elapsed() < Duration::from_secs(30) {
+    while more(held()) && begun.elapsed() < Duration::from_secs(30) {
         std::thread::yield_now();
     }
-    assert_eq!(held(), before);
+    let after = held();
+    assert!(!more(after), "{before:?}, then {after:?}");
 }
