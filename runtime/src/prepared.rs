@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::timeout;
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -89,10 +90,8 @@ impl Prepared {
             }
             Outcome::Exited(_) | Outcome::Killed => String::new(),
         };
-        let finish = async {
-            stdout.finish(b"").await;
-            stderr.finish(last_words.as_bytes()).await;
-        };
+        // Both at once: who does not read one of them may read the other.
+        let finish = join(stdout.finish(b""), stderr.finish(last_words.as_bytes()));
         // Whether all was taken or not, there is nobody to tell.
         let _taken = if outcome == Outcome::Killed {
             timeout(TAKE_AFTER_KILL, finish).await.ok()

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::ClockId;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan};
 use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
@@ -25,7 +26,7 @@ use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
 use crate::{Error, credentials, guest, namespaces};
 
-/// How many file operations of a guest run at once. One that never returns (the open of a FIFO that nobody
+/// How many file operations and name lookups of a guest run at once. One that never returns (the open of a FIFO that nobody
 /// writes to) keeps its thread until the shim ends, so this bounds what a guest can leave behind.
 const FILES: usize = 16;
 
@@ -101,8 +102,8 @@ impl Birth {
             .spawn(move || {
                 let pid = rustix::thread::gettid().as_raw_nonzero().get();
                 let pid = pid.cast_unsigned();
-                let prepared = match self.make() {
-                    Ok(prepared) => prepared,
+                let (prepared, runtime) = match self.make() {
+                    Ok(made) => made,
                     Err(error) => return drop(ready.send(Err((error, pid)))),
                 };
                 let ready = ready.send(Ok(Ready {
@@ -112,7 +113,7 @@ impl Birth {
                 }));
                 if ready.is_ok() && released.blocking_recv().is_ok() {
                     // Nobody listens any more only if the container's driver died in a panic.
-                    drop(finish.send(run(prepared)));
+                    drop(finish.send(run(prepared, runtime)));
                 }
             })
             .map_err(Error::host("start the container's thread"))?;
@@ -144,7 +145,7 @@ impl Birth {
     }
 
     /// On the new thread: from the host's world into the container's.
-    fn make(self) -> Result<Prepared, Error> {
+    fn make(self) -> Result<(Prepared, Runtime), Error> {
         namespaces::enter(&self.plan)?;
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let entrypoint =
@@ -169,17 +170,17 @@ impl Birth {
         rootfs.enter()?;
         let capabilities = self.capabilities.iter().map(String::as_str);
         credentials::assume(&self.plan.process().user, capabilities)?;
-        Ok(prepared)
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(FILES)
+            .build()
+            .map_err(Error::host("make the runtime that polls the guest"))?;
+        Ok((prepared, runtime))
     }
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(FILES)
-        .build()
-        .expect("an epoll, an eventfd and a clock are all it needs");
+fn run(prepared: Prepared, runtime: Runtime) -> Ended {
     let outcome = runtime.block_on(prepared.run());
     runtime.shutdown_timeout(POOL);
     let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);

@@ -2,6 +2,8 @@
 //! or read the last [`Snapshot`] without waiting for anybody.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
@@ -50,6 +52,8 @@ pub struct Snapshot {
 pub struct Container {
     about: About,
     usage: Usage,
+    /// The most processor time that was ever told, in nanoseconds: a counter does not go back.
+    cpu: AtomicU64,
     requests: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
 }
@@ -86,6 +90,7 @@ impl Container {
         Self {
             about,
             usage,
+            cpu: AtomicU64::new(0),
             requests: sender,
             snapshot,
         }
@@ -107,13 +112,15 @@ impl Container {
     #[must_use]
     pub fn consumption(&self) -> Consumption {
         let exit = self.snapshot().exit;
+        // Between its end and its exit the thread is gone already.
         let cpu = match exit {
             Some(exit) => exit.cpu,
-            // Between its end and its exit the thread is gone already.
             None => stats::thread_cpu(self.about.pid).unwrap_or_default(),
         };
+        let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        let cpu = self.cpu.fetch_max(cpu, Relaxed).max(cpu);
         Consumption {
-            cpu,
+            cpu: Duration::from_nanos(cpu),
             memory: self.usage.memory(),
             peak: self.usage.peak(),
             limit: self.about.memory_limit,

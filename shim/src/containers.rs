@@ -111,7 +111,14 @@ impl Containers {
             memory_limit,
         };
         let container = Container::drive(about, holds, thread, self.events.clone()).await;
-        Ok(reservation.fill(container))
+        let id = container.about().id.clone();
+        let (container, wanted) = reservation.fill(container);
+        if !wanted {
+            // Given up after it was announced: its end is announced, too.
+            self.delete(&id).await?;
+            return Err(Error::Abandoned { id });
+        }
+        Ok(container)
     }
 
     /// The container of that id.
@@ -142,8 +149,14 @@ impl Containers {
         let pid = container.about().pid;
         let deleted = container.delete().await;
         if let Ok(_) | Err(Error::NotFound { .. }) = deleted {
-            // Also when its driver is gone without a word, which only a bug can do: the id is free.
-            self.slots().remove(id);
+            // Also when its driver is gone without a word, which only a bug can do: the id is free. Not
+            // that of a container made since.
+            let mut slots = self.slots();
+            if matches!(slots.get(id), Some(Slot::Filled(filled)) if Arc::ptr_eq(filled, &container))
+            {
+                slots.remove(id);
+            }
+            drop(slots);
             self.recount();
         }
         let exit = deleted?;
@@ -205,11 +218,12 @@ impl Reservation {
         matches!(self.containers.slots().get(&self.id), Some(Slot::Abandoned))
     }
 
-    fn fill(self, container: Container) -> Arc<Container> {
+    /// Puts the container into its place; whether anybody still wants it.
+    fn fill(self, container: Container) -> (Arc<Container>, bool) {
         let container = Arc::new(container);
         let filled = Slot::Filled(Arc::clone(&container));
-        self.containers.slots().insert(self.id.clone(), filled);
-        container
+        let before = self.containers.slots().insert(self.id.clone(), filled);
+        (container, matches!(before, Some(Slot::Reserved)))
     }
 }
 

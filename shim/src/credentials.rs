@@ -19,7 +19,7 @@ const USEFUL: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Gives the calling thread up to `user`, for good. `capabilities` are the names of the spec's effective
+/// Makes the calling thread act for `user`. `capabilities` are the names of the spec's effective
 /// set, such as `CAP_CHOWN`; a user other than root has none, as after a `setuid`.
 ///
 /// # Errors
@@ -44,7 +44,9 @@ pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> R
     rustix::thread::set_thread_res_gid(gid, gid, gid)
         .map_err(Error::host(format!("become group {}", user.gid)))?;
     let uid = Uid::from_raw(user.uid);
-    rustix::thread::set_thread_res_uid(uid, uid, uid)
+    // Only the effective one, which files and sockets go by. A process of the real or saved one could
+    // signal the thread, and with it the whole shim, and its limit of processes would count our threads.
+    rustix::thread::set_thread_res_uid(Uid::ROOT, uid, Uid::ROOT)
         .map_err(Error::host(format!("become user {}", user.uid)))?;
     let kept = if uid.is_root() {
         kept

@@ -18,6 +18,7 @@
 //! | lives, its socket withdrawn | lets it leave, and kills it only if it does not |
 //! | is gone | removes its socket |
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,8 +43,9 @@ use crate::flags::Flags;
 use crate::lifecycle::{Exit, Signal};
 use crate::socket::SocketPath;
 
-/// For a shim to answer, or to leave. containerd gives `delete` 5 s in all.
-const PATIENCE: Duration = Duration::from_millis(2500);
+/// For a shim to answer, or to leave, which takes it less (`serve.rs`). containerd gives `delete` 5 s in
+/// all.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// For the kernel to end a shim that was killed, after that.
 const REAP: Duration = Duration::from_secs(1);
 
@@ -205,7 +207,8 @@ enum Failure {
 }
 
 /// Ends what is left of the container `id` in the shim that listens at `socket`.
-async fn end_through(socket: &SocketPath, id: &str) -> ttrpc::Result<()> {
+/// `answered` tells, also when this is given up, whether there was any answer.
+async fn end_through(socket: &SocketPath, id: &str, answered: &Cell<bool>) -> ttrpc::Result<()> {
     let stream = socket.connect().and_then(UnixStream::from_std);
     let stream = stream.map_err(|error| ttrpc::Error::Others(error.to_string()))?;
     let tasks = TaskClient::new(Client::new(Socket::from(stream)));
@@ -228,6 +231,7 @@ async fn end_through(socket: &SocketPath, id: &str) -> ttrpc::Result<()> {
         ..Default::default()
     };
     done(tasks.kill(context::Context::default(), &kill).await)?;
+    answered.set(true);
     done(tasks.wait(context::Context::default(), &wait).await)?;
     done(tasks.delete(context::Context::default(), &delete).await)?;
     // containerd may not have said it if it took the shim for dead. With containers left it is no end.
@@ -247,10 +251,15 @@ fn end_within(socket: &SocketPath, id: &str, limit: Duration) -> io::Result<Resu
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async { timeout(limit, end_through(socket, id)).await });
+    let answered = Cell::new(false);
+    let ended =
+        runtime.block_on(async { timeout(limit, end_through(socket, id, &answered)).await });
     Ok(match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error @ ttrpc::Error::RpcStatus(_))) => Err(Failure::Refused(error)),
+        Err(_) if answered.get() => Err(Failure::Refused(ttrpc::Error::Others(format!(
+            "the shim answers, but its container {id} has not ended within {limit:?}"
+        )))),
         Ok(Err(_)) | Err(_) => Err(Failure::Silent),
     })
 }

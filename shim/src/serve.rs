@@ -32,10 +32,10 @@ use crate::{events, logger};
 const ORPHAN: Duration = Duration::from_secs(60);
 /// For the containers of a shim that is told to go by a signal.
 const ENDS: Duration = Duration::from_secs(2);
-/// For events at exit. containerd gives a shim 3 s to answer Shutdown, and this comes after.
-const DRAIN: Duration = Duration::from_secs(3);
+/// For events at exit. With the answers less than `delete` waits for a shim that leaves (`recover.rs`).
+const DRAIN: Duration = Duration::from_secs(2);
 /// For answers that are being written at exit.
-const ANSWERS: Duration = Duration::from_secs(1);
+const ANSWERS: Duration = Duration::from_millis(250);
 
 /// Serves what the `start` before the fork has bound.
 ///

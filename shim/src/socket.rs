@@ -158,15 +158,7 @@ impl SocketPath {
         }
         let _lock = self.lock()?;
         if self.is_served() {
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_NOW,
-            };
-            let now = Timestamps {
-                last_access: now,
-                last_modification: now,
-            };
-            rustix::fs::utimensat(CWD, &self.0, &now, AtFlags::empty())?;
+            self.set_mark(UTIME_NOW)?;
             return Ok(Socket::Served);
         }
         self.unlink()?;
@@ -175,6 +167,8 @@ impl SocketPath {
         let listener = UnixListener::bind(&self.0);
         rustix::process::umask(umask);
         let listener = listener?;
+        // 1970: no mark is the same, however soon it comes.
+        self.set_mark(0)?;
         let claim = Claim {
             mark: self.mark(),
             path: self.clone(),
@@ -226,7 +220,21 @@ impl SocketPath {
         }
     }
 
-    /// When a `start` found the socket served last, or when it was bound.
+    fn set_mark(&self, tv_nsec: rustix::fs::Nsecs) -> io::Result<()> {
+        let time = Timespec { tv_sec: 0, tv_nsec };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        Ok(rustix::fs::utimensat(
+            CWD,
+            &self.0,
+            &times,
+            AtFlags::empty(),
+        )?)
+    }
+
+    /// When a `start` found the socket served last; 1970 if none has.
     fn mark(&self) -> Option<SystemTime> {
         std::fs::metadata(&self.0)
             .and_then(|file| file.modified())
