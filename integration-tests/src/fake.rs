@@ -281,6 +281,8 @@ impl Drop for FakeContainerd {
         if let Err(error) = self.kill_shims() {
             eprintln!("{error:#}");
         }
+        // What runc keeps for a namespace, once it is empty.
+        std::fs::remove_dir(Path::new("/run/containerd/runc").join(NAMESPACE)).ok();
         // Sockets and mounts of shims that were killed; a test that demands none has looked before.
         for address in self
             .started

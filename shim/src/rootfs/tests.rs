@@ -154,22 +154,22 @@ fn only_rro_is_read_only_all_the_way_down() {
         bind(&volume, "/ro", &["rbind", "ro"]),
         bind(&volume, "/rro", &["rbind", "rro", "rslave"]),
     ]});
-    // A mount in the volume, on a thread of its own as everything here.
-    std::thread::spawn(move || {
+    // A mount in the volume, on a thread of its own as everything here. The folder outlives the thread,
+    // and can be removed when the mount is gone with it.
+    let readonly = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         let private = rustix::mount::MountPropagationFlags::PRIVATE
             | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();
         let inner = volume.join("inner");
         rustix::mount::mount("tmpfs", &inner, "tmpfs", MountFlags::empty(), None).unwrap();
-        let looked = folder.mounted(spec, &[], |rootfs| {
+        folder.mounted(spec, &[], |rootfs| {
             let paths = ["/ro", "/ro/inner", "/rro", "/rro/inner"];
             paths.map(|path| is_readonly(rootfs, path))
-        });
-        assert_eq!(looked.unwrap(), [true, false, true, true]);
-    })
-    .join()
-    .unwrap();
+        })
+    };
+    let looked = std::thread::scope(|scope| scope.spawn(readonly).join().unwrap());
+    assert_eq!(looked.unwrap(), [true, false, true, true]);
 }
 
 #[test]
