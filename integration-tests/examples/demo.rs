@@ -144,10 +144,7 @@ fn running(containerd: &Containerd) -> Result<()> {
 }
 
 fn image(name: &str, guest: &str) -> Result<Image> {
-    Ok(Image::new(name)
-        .platform("wasi", "wasm")
-        .file("/app.wasm", guests::named(guest)?)
-        .entrypoint(["/app.wasm"]))
+    Ok(guests::image(guest)?.renamed(name))
 }
 
 fn indent(text: &str) -> String {

@@ -5,6 +5,8 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::image::Image;
+
 /// A compiled guest, by its file name without `.wasm`.
 ///
 /// # Errors
@@ -14,6 +16,18 @@ pub fn named(name: &str) -> Result<Vec<u8>> {
     let file = crate::target().join("guests").join(format!("{name}.wasm"));
     std::fs::read(&file)
         .with_context(|| format!("read {}; `make guests` compiles it", file.display()))
+}
+
+/// An image of platform `wasi/wasm` that runs a compiled guest, which is its `/app.wasm`.
+///
+/// # Errors
+///
+/// When the guest has not been compiled.
+pub fn image(name: &str) -> Result<Image> {
+    Ok(Image::new(&format!("{name}:1"))
+        .platform("wasi", "wasm")
+        .file("/app.wasm", named(name)?)
+        .entrypoint(["/app.wasm"]))
 }
 
 /// A module that ends with this status.

@@ -10,6 +10,7 @@
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -26,8 +27,9 @@ use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
 use crate::{Error, credentials, guest, namespaces};
 
-/// How many file operations and name lookups of a guest run at once. One that never returns (the open of a FIFO that nobody
-/// writes to) keeps its thread until the shim ends, so this bounds what a guest can leave behind.
+/// How many file operations and name lookups of a guest run at once. One that never returns (the open
+/// of a FIFO that nobody writes to) keeps its thread until the shim ends, so this bounds what a guest
+/// can leave behind.
 const FILES: usize = 16;
 
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
@@ -55,7 +57,6 @@ pub struct Birth {
 /// A thread that is parked, with its guest ready to run. Dropping it ends it.
 #[derive(Debug)]
 pub struct Parked {
-    pid: u32,
     usage: Usage,
     release: oneshot::Sender<()>,
     running: Running,
@@ -123,7 +124,6 @@ impl Birth {
                 interrupter,
                 usage,
             })) => Ok(Parked {
-                pid,
                 usage,
                 release,
                 running: Running {
@@ -148,8 +148,7 @@ impl Birth {
     fn make(self) -> Result<(Prepared, Runtime), Error> {
         namespaces::enter(&self.plan)?;
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
-        let entrypoint =
-            Entrypoint::resolve(std::os::fd::AsFd::as_fd(rootfs.tree()), self.plan.process())?;
+        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), self.plan.process())?;
         if let Some(export) = &entrypoint.export {
             return Err(Error::Unimplemented(format!(
                 "calling the export {export} of {}",
@@ -194,7 +193,7 @@ impl Parked {
     /// The thread's id, which is the task's pid.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.running.pid
     }
 
     /// What the guest uses, from now on.
@@ -214,7 +213,7 @@ impl Parked {
     /// Ends the thread without letting the guest run, and waits until it is gone.
     pub async fn discard(self) {
         drop(self.release);
-        join(self.running.thread, self.pid).await;
+        self.running.join().await;
     }
 }
 

@@ -151,7 +151,7 @@ impl Driver {
                     paused: false,
                     ended_by: None,
                 });
-                self.show();
+                self.show(None);
             }
             (Phase::Created(thread), Request::Kill(signal)) => {
                 thread.discard().await;
@@ -187,28 +187,26 @@ impl Driver {
                 container_id,
                 ..TaskPaused::default()
             };
-            self.events
-                .publish(topics::TASK_PAUSED_EVENT_TOPIC, &event)
-                .await;
+            let topic = topics::TASK_PAUSED_EVENT_TOPIC;
+            self.events.publish(topic, &event).await;
         } else {
             guest.thread.interrupter().resume();
             let event = TaskResumed {
                 container_id,
                 ..TaskResumed::default()
             };
-            self.events
-                .publish(topics::TASK_RESUMED_EVENT_TOPIC, &event)
-                .await;
+            let topic = topics::TASK_RESUMED_EVENT_TOPIC;
+            self.events.publish(topic, &event).await;
         }
         self.phase = Phase::Running(guest);
-        self.show();
+        self.show(None);
     }
 
-    /// Shows the phase to those who do not drive. An exit is shown by [`Self::exit`].
-    fn show(&self) {
+    /// Shows the phase to those who do not drive.
+    fn show(&self, exit: Option<Exit>) {
         self.snapshot.send_replace(Snapshot {
             phase: self.kind(),
-            exit: None,
+            exit,
         });
     }
 
@@ -263,10 +261,7 @@ impl Driver {
             .publish(topics::TASK_EXIT_EVENT_TOPIC, &exited)
             .await;
         self.phase = Phase::Stopped;
-        self.snapshot.send_replace(Snapshot {
-            phase: PhaseKind::Stopped,
-            exit: Some(exit),
-        });
+        self.show(Some(exit));
     }
 }
 

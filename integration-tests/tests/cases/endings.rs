@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
-use integration_tests::image::Image;
 use integration_tests::invocation::Invocation;
 use integration_tests::poll;
 use integration_tests::task::Task;
@@ -27,10 +26,7 @@ cases![
 ];
 
 fn started<'a>(containerd: &'a Containerd, guest: &str, id: &str) -> Result<Task<'a>> {
-    let image = Image::new(&format!("ends-{guest}:1"))
-        .platform("wasi", "wasm")
-        .file("/app.wasm", guests::named(guest)?)
-        .entrypoint(["/app.wasm"]);
+    let image = guests::image(guest)?;
     containerd.import(&image)?;
     containerd.run(&image, id).start()
 }
@@ -62,10 +58,7 @@ fn kill_and_term_end_a_sleep(containerd: &Containerd) -> Result<()> {
 fn kill_and_term_end_a_stdin_read(containerd: &Containerd) -> Result<()> {
     // A detached container has no stdin; a foreground one keeps its own open until it is killed.
     for guest in ["stdin_block", "stdin_block.component"] {
-        let image = Image::new(&format!("ends-{guest}:1"))
-            .platform("wasi", "wasm")
-            .file("/app.wasm", guests::named(guest)?)
-            .entrypoint(["/app.wasm"]);
+        let image = guests::image(guest)?;
         containerd.import(&image)?;
         for (signal, status) in [("SIGKILL", 137), ("SIGTERM", 143)] {
             let id = format!("{guest}-{signal}");

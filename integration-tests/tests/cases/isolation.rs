@@ -44,10 +44,7 @@ fn files(containerd: &Containerd) -> Result<Image> {
 }
 
 fn sleeper(containerd: &Containerd) -> Result<Image> {
-    let image = Image::new("sleep:1")
-        .platform("wasi", "wasm")
-        .file("/app.wasm", guests::named("sleep")?)
-        .entrypoint(["/app.wasm"]);
+    let image = guests::image("sleep")?;
     containerd.import(&image)?;
     Ok(image)
 }

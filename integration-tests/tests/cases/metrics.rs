@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
-use integration_tests::image::Image;
 use integration_tests::poll;
 use integration_tests::task::Task;
 use serde_json::Value;
@@ -18,10 +17,7 @@ cases![
 ];
 
 fn started<'a>(containerd: &'a Containerd, id: &str, guest: &str) -> Result<Task<'a>> {
-    let image = Image::new(&format!("measured-{guest}:1"))
-        .platform("wasi", "wasm")
-        .file("/app.wasm", guests::named(guest)?)
-        .entrypoint(["/app.wasm"]);
+    let image = guests::image(guest)?;
     containerd.import(&image)?;
     containerd.run(&image, id).memory(64 << 20).start()
 }

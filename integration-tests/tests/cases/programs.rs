@@ -29,10 +29,9 @@ fn image(containerd: &Containerd, guest: &str) -> Result<Image> {
 }
 
 fn image_for(containerd: &Containerd, guest: &str, (os, arch): (&str, &str)) -> Result<Image> {
-    let image = Image::new(&format!("{guest}-{os}-{arch}:1"))
+    let image = guests::image(guest)?
         .platform(os, arch)
-        .file("/app.wasm", guests::named(guest)?)
-        .entrypoint(["/app.wasm"]);
+        .renamed(&format!("{guest}-{os}-{arch}:1"));
     containerd.import(&image)?;
     Ok(image)
 }
