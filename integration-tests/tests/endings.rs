@@ -3,6 +3,7 @@
 //! Root and the built binary are all that is needed. Each test has its own fake, and with it its own sockets.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -168,6 +169,27 @@ fn a_start_that_cannot_succeed_leaves_nothing() -> Result<()> {
         std::fs::remove_dir(&file).context("remove the folder")?;
     }
     fake.start(&bundle, Dialect::Bootstrap).map(drop)
+}
+
+/// Often, and on busy processors, because the signal has to come before the daemon listens for it.
+#[test]
+fn a_shim_that_is_terminated_at_once_leaves_no_socket() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "early", guests::exits(0)?)?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| while !done.load(Relaxed) {});
+        }
+        let early = (0..30).try_for_each(|_| {
+            let address = fake.start(&bundle, Dialect::Options)?.address;
+            fake.shim()?.signal(Signal::TERM);
+            fake.shims_end()?;
+            gone(&address).map_err(anyhow::Error::msg)
+        });
+        done.store(true, Relaxed);
+        early
+    })
 }
 
 #[test]

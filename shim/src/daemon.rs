@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 use wasi_bundles::Bundle;
@@ -53,6 +53,11 @@ pub struct Inheritance {
     /// How soon the kernel shall end the daemon for memory: after what containerd runs, before
     /// containerd (runc's shim does the same).
     pub oom_score_adj: io::Result<i32>,
+}
+
+/// The signals that tell the daemon to go.
+pub(crate) fn end_signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
 }
 
 /// Where a process is after [`start`].
@@ -103,6 +108,10 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         return Ok(Started::Answered);
     };
     let oom_score_adj = oom_score_adj();
+    // A daemon that is told to go before it can hear of it would leave its socket. `serve` unblocks.
+    end_signals()
+        .thread_block()
+        .map_err(|error| StartError::io("block signals")(error.into()))?;
     // SAFETY: `fork` is unsafe because the child of a process with several threads may only call
     // async-signal-safe functions. This process has one thread: `main` got here without starting
     // any, and neither std nor the crates used above start threads of their own.

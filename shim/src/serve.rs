@@ -21,7 +21,7 @@ use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
 use crate::containers::Containers;
-use crate::daemon::Inheritance;
+use crate::daemon::{Inheritance, end_signals};
 use crate::lifecycle::Signal;
 use crate::programs::Programs;
 use crate::services::task::TaskService;
@@ -148,6 +148,8 @@ async fn end_all(containers: &Containers) {
 fn terminated() -> io::Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // One that came since the fork is delivered here. Threads made from now on inherit the mask.
+    end_signals().thread_unblock()?;
     Ok(async move {
         tokio::select! {
             _ = term.recv() => {}
