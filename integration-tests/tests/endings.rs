@@ -179,7 +179,11 @@ fn a_shim_that_is_terminated_at_once_leaves_no_socket() -> Result<()> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| while !done.load(Relaxed) {});
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let early = (0..30).try_for_each(|_| {
             let address = fake.start(&bundle, Dialect::Options)?.address;
