@@ -118,6 +118,37 @@ pub enum Error {
         bytes: i64,
     },
 
+    /// An annotation with our prefix that is no option.
+    #[error(
+        "{config} has the annotation {key}, which is no option (there are: {})",
+        known.join(", "),
+        config = config.display()
+    )]
+    UnknownOption {
+        /// The absolute path of `config.json`.
+        config: PathBuf,
+        /// The annotation.
+        key: String,
+        /// The options there are, without the prefix.
+        known: Vec<&'static str>,
+    },
+
+    /// An option whose value is not written as it has to be.
+    #[error(
+        "{config} has the annotation {key} with the value `{value}`: {reason}",
+        config = config.display()
+    )]
+    InvalidOption {
+        /// The absolute path of `config.json`.
+        config: PathBuf,
+        /// The annotation.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and how it is written.
+        reason: String,
+    },
+
     /// Valid OCI that a wasm container cannot have here.
     #[error("{path} asks for {what}, which wasm containers do not support; {remedy}", path = path.display())]
     Unsupported {

@@ -60,6 +60,7 @@ mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod options;
 mod plan;
 mod process;
 #[cfg(any(test, feature = "testing"))]
@@ -74,6 +75,7 @@ pub use limits::Limits;
 pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
+pub use options::Options;
 pub use plan::{Plan, Rootfs};
 pub use process::{Process, User};
 pub use wasm::{Kind, NotWasm};

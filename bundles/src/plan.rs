@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Bundle, Error, Limits, Mount, Namespace, Namespaces, Process};
+use crate::{Bundle, Error, Limits, Mount, Namespace, Namespaces, Options, Process};
 
 /// Everything needed to run a container, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub struct Plan {
     domainname: Option<String>,
     process: Process,
     limits: Limits,
+    options: Options,
 }
 
 /// The directory that becomes the guest's `/`.
@@ -70,6 +71,7 @@ impl Plan {
             namespaces,
             process: Process::new(process, &config)?,
             limits: Limits::new(resources, &config)?,
+            options: Options::new(bundle)?,
         })
     }
 
@@ -117,6 +119,11 @@ impl Plan {
     /// What it may use.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What its annotations ask for.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 }
 
