@@ -119,13 +119,17 @@
 mod artifact;
 mod cache;
 mod compiler;
+mod divertible;
 mod engine;
 mod entry;
 mod error;
+mod faults;
+mod fence;
 mod folder;
 mod guest;
 mod host;
 mod interrupt;
+mod landing;
 mod limits;
 mod outcome;
 mod prepared;
