@@ -92,9 +92,9 @@ impl Fence {
             .then(|| self.landing.address())
     }
 
-    /// Keeps every thread from executing the code, until `word` is not `value` any more, but not longer
-    /// than `time`.
-    pub(crate) fn raise(&self, word: &AtomicU32, value: u32, time: Duration) {
+    /// Keeps every thread from executing the code during `meanwhile`, if it is still wanted when it is
+    /// this caller's turn: if `word` is `value`.
+    pub(crate) fn raise(&self, word: &AtomicU32, value: u32, meanwhile: impl FnOnce()) {
         let _raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         if word.load(SeqCst) != value {
             return;
@@ -103,7 +103,7 @@ impl Fence {
             .get_or_init(|| Divertible::of(self.code.image(), self.text.len()));
         self.up.store(1, SeqCst);
         self.protect(MprotectFlags::READ);
-        wait(word, value, Some(time));
+        meanwhile();
         self.protect(MprotectFlags::READ | MprotectFlags::EXEC);
         self.up.store(0, SeqCst);
         wake(&self.up);

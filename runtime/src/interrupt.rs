@@ -32,6 +32,7 @@ use futures_util::task::AtomicWaker;
 
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
+use crate::urgency::Urgency;
 
 /// Orders, which a guest may have several of: it may not run until it is resumed.
 const PAUSE: u32 = 1;
@@ -82,6 +83,7 @@ pub(crate) struct Switch {
     orders: AtomicU32,
     place: AtomicU32,
     waker: AtomicWaker,
+    urgency: Urgency,
 }
 
 impl Interrupter {
@@ -149,8 +151,12 @@ impl Interrupter {
         if !self.switch.is_defying() {
             return;
         }
+        let switch = &self.switch;
         match &self.means {
-            Means::Fence(fence) => fence.raise(&self.switch.place, IN, time),
+            Means::Fence(fence) => fence.raise(&switch.place, IN, || {
+                let _urgent = switch.urgency.raise(|| switch.is_defying());
+                wait(&switch.place, IN, Some(time));
+            }),
             Means::Epoch(engine) => {
                 engine.0.increment_epoch();
                 wait(&self.switch.place, IN, Some(time));
@@ -202,6 +208,7 @@ impl Switch {
                 return None;
             }
             self.be(HELD);
+            self.urgency.end();
             wait(&self.orders, orders, None);
             self.be(IN);
         }
@@ -240,6 +247,7 @@ struct Polled<'a>(&'a Switch);
 
 impl<'a> Polled<'a> {
     fn begin(switch: &'a Switch) -> Self {
+        switch.urgency.here();
         switch.be(IN);
         Self(switch)
     }
@@ -248,5 +256,6 @@ impl<'a> Polled<'a> {
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
         self.0.be(OUT);
+        self.0.urgency.end();
     }
 }

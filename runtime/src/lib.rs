@@ -134,6 +134,7 @@ mod limits;
 mod outcome;
 mod prepared;
 mod stdio;
+mod urgency;
 
 pub use artifact::Artifact;
 pub use cache::{Cache, Loaded, Origin};
