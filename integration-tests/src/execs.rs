@@ -1,14 +1,23 @@
 //! The execs of a task, called as containerd calls them: the methods of the task service with an exec id.
 
+use anyhow::Result;
 use containerd_shim_protos::api::{
     DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, StartRequest, StartResponse,
     StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
+use containerd_shim_protos::events::task::TaskExit;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use serde_json::{Value, json};
 
+use crate::bundle::Bundle;
+use crate::fake::FakeContainerd;
+use crate::guests;
+use crate::receiver::Forwarded;
 use crate::tasks::Tasks;
+
+/// Ends a process for certain.
+const KILL: u32 = 9;
 
 /// What containerd's clients say of the JSON in an exec's spec.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -164,4 +173,56 @@ impl Exec<'_> {
         };
         self.tasks.call("Delete", &request)
     }
+}
+
+/// A created container whose init computes for ever, with programs beside it: `/bin/spins`,
+/// `/bin/exits-N` for 0, 3 and 7, and `/script`, which is none.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn created(fake: &FakeContainerd, id: &str) -> Result<(Tasks, Bundle)> {
+    let mut bundle = fake
+        .bundle(id)
+        .file("/main.wasm", guests::spins()?)
+        .file("/bin/spins", guests::spins()?)
+        .file("/script", "#!/bin/sh\n");
+    for status in [0, 3, 7] {
+        bundle = bundle.file(&format!("/bin/exits-{status}"), guests::exits(status)?);
+    }
+    let bundle = bundle.write()?;
+    let tasks = fake.serve(&bundle)?;
+    tasks.create(&bundle)?;
+    Ok((tasks, bundle))
+}
+
+/// The same, started.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn running(fake: &FakeContainerd, id: &str) -> Result<Tasks> {
+    let (tasks, _) = created(fake, id)?;
+    tasks.start(id)?;
+    Ok(tasks)
+}
+
+/// The exits published so far, by the process's id.
+#[must_use]
+pub fn exits(events: &[Forwarded]) -> Vec<TaskExit> {
+    let exits = events.iter().filter(|event| event.topic == "/tasks/exit");
+    exits.filter_map(|event| event.decode().ok()).collect()
+}
+
+/// Kills the init and waits for its exit event; all exits then, in order.
+///
+/// # Errors
+///
+/// When it does not end.
+pub fn ends(fake: &FakeContainerd, tasks: &Tasks, id: &str) -> Result<Vec<TaskExit>> {
+    tasks.kill(id, KILL)?;
+    fake.receiver.wait_until("exit of the init", |events| {
+        let exits = exits(events);
+        exits.iter().any(|exit| exit.id == id).then_some(exits)
+    })
 }

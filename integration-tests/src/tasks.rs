@@ -237,3 +237,13 @@ pub fn code<T>(answer: &ttrpc::Result<T>) -> Option<Code> {
         Ok(_) | Err(_) => None,
     }
 }
+
+/// What a refusal says.
+#[must_use]
+pub fn message<T>(answer: ttrpc::Result<T>) -> String {
+    match answer {
+        Err(ttrpc::Error::RpcStatus(status)) => status.message,
+        Err(error) => error.to_string(),
+        Ok(_) => "success".to_owned(),
+    }
+}
