@@ -194,17 +194,17 @@ fn two_hundred_execs_leave_nothing_behind() -> Result<()> {
     let run = |n: usize| -> Result<()> {
         let exec = tasks.exec("tidy", &format!("exec-{n}"));
         match n % 4 {
-            0 => drop(exec.run(&["spins"])?),
+            0 => {
+                exec.run(&["spins"])?;
+                exec.kill(KILL)?;
+                exec.wait()?;
+            }
             1 => drop(exec.add(&["spins"])?),
             2 => ensure!(exec.add(&["/script"]).is_err()),
             _ => {
                 exec.run(&["exits-3"])?;
                 exec.wait()?;
             }
-        }
-        if n % 4 == 0 {
-            exec.kill(KILL)?;
-            exec.wait()?;
         }
         if n % 4 != 2 {
             exec.delete()?;
@@ -220,19 +220,45 @@ fn two_hundred_execs_leave_nothing_behind() -> Result<()> {
         "{} descriptors, {before} before",
         count("fd")?
     );
-    // The runtime's idle threads leave by themselves, after some seconds.
-    poll::until(
-        "only the threads of the container are left",
-        PATIENCE,
-        || {
-            let names = fs::read_dir(format!("/proc/{shim}/task"))
-                .map_err(|error| error.to_string())?
-                .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
-                .filter(|name| name.starts_with("wasi:"));
-            let names: Vec<_> = names.collect();
-            (names.len() == 1)
-                .then_some(())
-                .ok_or_else(|| format!("{names:?}"))
-        },
-    )
+    only_the_init_is_left(shim, "tidy")
+}
+
+/// Waits until of all threads for guests only the init's is there.
+fn only_the_init_is_left(shim: i32, container: &str) -> Result<()> {
+    let expected = [format!("wasi:{container}\n")];
+    poll::until("only the init's thread is left", PATIENCE, || {
+        let tasks =
+            fs::read_dir(format!("/proc/{shim}/task")).map_err(|error| error.to_string())?;
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        let names: Vec<_> = names.filter(|name| name.starts_with("wasi:")).collect();
+        (names == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{names:?}"))
+    })
+}
+
+#[test]
+fn an_exec_that_nobody_waits_for_is_given_up() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let tasks = running(&fake, "deserted")?;
+    let exec = tasks.exec("deserted", "exec");
+    // It has to be compiled first, which takes longer.
+    let impatient = tasks.clone().patience(Duration::from_millis(1));
+    let late = impatient.exec("deserted", "exec").add(&["exits-7"]);
+    ensure!(late.is_err(), "compiled within a millisecond");
+    // The shim may notice later than this client has, and the id is taken until it does.
+    poll::until("the id is free", PATIENCE, || {
+        exec.add(&["exits-7"]).map_err(|error| error.to_string())
+    })?;
+    exec.start()?;
+    ensure!(exec.wait()?.exit_status == 7);
+    exec.delete()?;
+    only_the_init_is_left(fake.shim()?.pid, "deserted")?;
+    let topics = fake.receiver.topics();
+    ensure!(
+        topics == ["create", "start", "exec-added", "exec-started", "exit"],
+        "{topics:?}"
+    );
+    Ok(())
 }

@@ -129,14 +129,15 @@ impl Birth {
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let (plan, process) = (&self.plan, self.plan.process());
         let tree = rootfs.tree().as_fd();
-        let (prepared, program) = prepare(&self.programs, plan, process, tree, self.stdio)?;
+        let entrypoint = Entrypoint::resolve(tree, process)?;
+        let prepared = prepare(&entrypoint, &self.programs, plan, process, tree, self.stdio)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
         let runtime = runtime()?;
         let place = Arc::new(Place {
             plan: self.plan,
-            program,
+            program: entrypoint.path,
             tree: rootfs.into_tree(),
             namespaces,
             programs: self.programs,
@@ -165,11 +166,9 @@ impl Joining {
         let process = place.complete(self.process);
         place.require_directory(&process)?;
         let (plan, tree) = (&place.plan, place.tree.as_fd());
-        let (prepared, _) =
-            prepare(&place.programs, plan, &process, tree, stdio).map_err(|error| match error {
-                Error::Bundle(source) => Error::exec(&process.args[0], source),
-                error => error,
-            })?;
+        let entrypoint = Entrypoint::resolve(tree, &process)
+            .map_err(|source| Error::exec(&process.args[0], source))?;
+        let prepared = prepare(&entrypoint, &place.programs, plan, &process, tree, stdio)?;
         place.join(&process)?;
         let runtime = runtime()?;
         Ok(Made {
@@ -180,36 +179,35 @@ impl Joining {
     }
 }
 
-/// The guest of `process`, ready to run in the container of `plan` whose root is `tree`, and the path of
-/// its program.
+/// The guest of `process`, whose program is `entrypoint`, ready to run in the container of `plan` whose
+/// root is `tree`.
 fn prepare(
+    entrypoint: &Entrypoint,
     programs: &Programs,
     plan: &Plan,
     process: &Process,
     tree: BorrowedFd<'_>,
     stdio: GuestStdio,
-) -> Result<(Prepared, String), Error> {
-    let entrypoint = Entrypoint::resolve(tree, process)?;
+) -> Result<Prepared, Error> {
     if let Some(export) = &entrypoint.export {
         return Err(Error::Unimplemented(format!(
             "calling the export {export} of {}",
             entrypoint.path
         )));
     }
-    let artifact = programs.load(&entrypoint)?;
+    let artifact = programs.load(entrypoint)?;
     let root = tree
         .try_clone_to_owned()
         .map_err(Error::host("share the root directory"))?;
-    let prepared = artifact
+    artifact
         .prepare(guest::guest(plan, process, root, stdio))
         .map_err(|source| Error::Program {
             path: entrypoint.path.clone(),
             source,
-        })?;
-    Ok((prepared, entrypoint.path))
+        })
 }
 
-/// What polls the guest. To be made on its thread when that is where it belongs.
+/// What polls the guest; the threads it starts are the calling one's children in all that confines it.
 fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -49,7 +49,7 @@ pub enum Error {
         reason: &'static str,
         /// Why, in words of ours.
         #[source]
-        source: wasi_bundles::Error,
+        source: Box<wasi_bundles::Error>,
     },
     /// The working directory of an exec.
     #[error("exec failed: cannot use {path} as the working directory")]
@@ -138,19 +138,24 @@ impl Error {
     /// What is wrong with the program of an exec. Clients look for the words that runc says (moby
     /// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
     pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
-        let reason = match &source {
-            wasi_bundles::Error::NoEntrypoint { .. } if program.contains('/') => {
+        use wasi_bundles::Error as Why;
+        let reason = if matches!(source, Why::NoEntrypoint { .. }) {
+            if program.contains('/') {
                 "no such file or directory"
+            } else {
+                "executable file not found in $PATH"
             }
-            wasi_bundles::Error::NoEntrypoint { .. } => "executable file not found in $PATH",
-            wasi_bundles::Error::NotWasm { .. } => "exec format error",
-            wasi_bundles::Error::NotAFile { .. } => "permission denied",
-            _ => "cannot be executed",
+        } else if matches!(source, Why::NotWasm { .. }) {
+            "exec format error"
+        } else if matches!(source, Why::NotAFile { .. }) {
+            "permission denied"
+        } else {
+            "cannot be executed"
         };
         Self::Exec {
             program: program.to_owned(),
             reason,
-            source,
+            source: Box::new(source),
         }
     }
 

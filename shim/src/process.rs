@@ -147,7 +147,7 @@ impl Process {
                 frozen: false,
                 ended_by: None,
             }),
-            phase => phase,
+            phase @ (Phase::Running(_) | Phase::Stopped | Phase::Changing) => phase,
         };
         self.show(None);
     }
@@ -242,9 +242,11 @@ impl Process {
 
     /// Shows the phase to those who do not drive.
     fn show(&self, exit: Option<Exit>) {
-        let phase = match self.phase {
-            Phase::Running(Guest { frozen: true, .. }) => PhaseKind::Paused,
-            _ => self.kind(),
+        let frozen = matches!(self.phase, Phase::Running(Guest { frozen: true, .. }));
+        let phase = if frozen {
+            PhaseKind::Paused
+        } else {
+            self.kind()
         };
         self.snapshot.send_replace(Snapshot { phase, exit });
     }

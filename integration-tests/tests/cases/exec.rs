@@ -28,7 +28,7 @@ fn tools(containerd: &Containerd) -> Result<Image> {
         .platform("wasi", "wasm")
         .file("/app.wasm", guests::named("sleep")?)
         .file("/bin/env", guests::named("env")?)
-        .file("/bin/exit", guests::named("exit.component")?)
+        .file("/bin/exit", guests::named("exit")?)
         .file("/bin/cat", guests::named("cat")?)
         .file("/bin/cat.component", guests::named("cat.component")?)
         .file("/bin/files", guests::named("files")?)
