@@ -30,7 +30,7 @@ pub struct Process {
     pub terminal: bool,
     /// Whether the thread is to lose the ability to gain privileges. The shim may do so anyway.
     pub no_new_privileges: bool,
-    /// Names of the effective capabilities, such as `CAP_CHOWN`; `None` if there is nothing about
+    /// Names of the effective capabilities, such as `CHOWN`; `None` if there is nothing about
     /// capabilities, which for an exec means those of its container (runc `newInitConfig`).
     pub capabilities: Option<Vec<String>>,
 }
@@ -220,7 +220,7 @@ mod tests {
         let json = br#"{"user": {"uid": 0, "gid": 0}, "args": ["a"], "cwd": "/",
             "capabilities": {"effective": ["CAP_CHOWN"], "bounding": ["CAP_KILL"]}}"#;
         let process = Process::parse(json, Path::new("exec")).unwrap();
-        assert_eq!(process.capabilities, Some(vec!["CAP_CHOWN".to_owned()]));
+        assert_eq!(process.capabilities, Some(vec!["CHOWN".to_owned()]));
         for (json, text) in [
             ("", "exec holds no OCI process"),
             ("[]", "exec holds no OCI process"),
