@@ -10,6 +10,7 @@ use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskE
 use integration_tests::execs::{created, ends, exits, running};
 use integration_tests::fake::FakeContainerd;
 use integration_tests::tasks::{code, message};
+use serde_json::{Value, json};
 use ttrpc::Code;
 
 const TERM: u32 = 15;
@@ -85,6 +86,36 @@ fn an_exec_is_in_the_containers_namespaces() -> Result<()> {
     let root = |pid: u32| fs::read_dir(format!("/proc/{pid}/root")).map(Iterator::count);
     ensure!(root(pid)? == root(init)?);
     ensure!(fs::exists(format!("/proc/{pid}/root/bin/spins"))?);
+    Ok(())
+}
+
+#[test]
+fn an_exec_has_the_credentials_that_it_asks_for() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let tasks = running(&fake, "ranks")?;
+    let status = |exec: &str, process: Value| -> Result<Vec<String>> {
+        let exec = tasks.exec("ranks", exec);
+        exec.add_with(&["spins"], |_, spec| {
+            for (key, value) in process.as_object().into_iter().flatten() {
+                spec[key] = value.clone();
+            }
+        })?;
+        let status = fs::read_to_string(format!("/proc/{}/status", exec.start()?.pid))?;
+        let fields = ["Uid:", "Gid:", "Groups:", "Umask:", "CapEff:"].iter();
+        let field = |name: &&str| status.lines().find_map(|line| line.strip_prefix(*name));
+        let values = fields.map(|name| field(name).unwrap_or_default());
+        let words = values.map(|value| value.split_whitespace().collect::<Vec<_>>().join(" "));
+        Ok(words.collect())
+    };
+    let user = json!({ "uid": 1234, "gid": 5678, "additionalGids": [9, 10], "umask": 0o27 });
+    let found = status("user", json!({ "user": user }))?;
+    let none = "0000000000000000";
+    let expected = ["0 1234 0 1234", "5678 5678 5678 5678", "9 10", "0027", none];
+    ensure!(found == expected, "{found:?}");
+    let capabilities = json!({ "effective": ["CAP_CHOWN", "CAP_SYS_ADMIN"] });
+    let found = status("root", json!({ "capabilities": capabilities }))?;
+    ensure!(found[0] == "0 0 0 0", "{found:?}");
+    ensure!(found[4] == "0000000000000001", "{found:?}");
     Ok(())
 }
 
@@ -311,6 +342,11 @@ fn what_cannot_run_is_refused_in_the_words_of_linux() -> Result<()> {
         let text = message(refused);
         ensure!(text.contains(words), "{text}");
     }
+    let nameless = tasks.exec("strict", "").add(&["exits-0"]);
+    ensure!(
+        code(&nameless) == Some(Code::INVALID_ARGUMENT),
+        "{nameless:?}"
+    );
     // Nothing is left of any of them: the id is free, and nothing was announced.
     exec.run(&["exits-0"])?;
     ensure!(exec.wait()?.exit_status == 0);

@@ -51,6 +51,9 @@ pub enum Error {
         #[source]
         source: Box<wasi_bundles::Error>,
     },
+    /// An exec without an id, which means the init everywhere else.
+    #[error("exec failed: the request names no exec id")]
+    NoExecId,
     /// The working directory of an exec.
     #[error("exec failed: cannot use {path} as the working directory")]
     WorkingDirectory {
@@ -178,9 +181,10 @@ impl Error {
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
-            Self::Bundle(_) | Self::MountSource { .. } | Self::WorkingDirectory { .. } => {
-                Code::INVALID_ARGUMENT
-            }
+            Self::Bundle(_)
+            | Self::MountSource { .. }
+            | Self::NoExecId
+            | Self::WorkingDirectory { .. } => Code::INVALID_ARGUMENT,
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
             | Self::Engine(_)

@@ -272,6 +272,9 @@ impl Task for TaskService {
     /// containerd deletes an exec only after it was added.
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let container = self.containers.get(&request.id)?;
+        if request.exec_id.is_empty() {
+            return Err(Error::NoExecId.into());
+        }
         let origin = format!("the request for exec {}", request.exec_id);
         let process = Process::parse(&request.spec.value, Path::new(&origin));
         let execution = Execution {
