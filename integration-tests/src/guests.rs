@@ -86,6 +86,20 @@ pub fn copies() -> Result<Vec<u8>> {
     )
 }
 
+/// A module that counts to this number, and ends.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn counts_to(number: u32) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start") (local $i i32)
+                (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+                                         (i32.const {number}))))))"#
+    ))
+}
+
 /// A module that grows its memory, a page at a time, until it is stopped.
 ///
 /// # Errors
@@ -111,6 +125,7 @@ mod tests {
             super::writes("hello"),
             super::spins(),
             super::copies(),
+            super::counts_to(3),
             super::grows(),
         ] {
             assert!(module.unwrap().starts_with(b"\0asm"));
