@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use oci_spec::runtime;
+use oci_spec::runtime::{self, PosixRlimit, PosixRlimitType};
 
 use crate::Error;
 
@@ -30,6 +30,8 @@ pub struct Process {
     pub terminal: bool,
     /// Whether the thread is to lose the ability to gain privileges. The shim may do so anyway.
     pub no_new_privileges: bool,
+    /// How many files it may have open (`RLIMIT_NOFILE`, the soft limit).
+    pub open_files: Option<u64>,
 }
 
 /// Ids on the host: there are no user namespaces here.
@@ -80,6 +82,12 @@ impl Process {
             },
             terminal: process.terminal().unwrap_or(false),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            open_files: process
+                .rlimits()
+                .iter()
+                .flatten()
+                .find(|limit| limit.typ() == PosixRlimitType::RlimitNofile)
+                .map(PosixRlimit::soft),
         })
     }
 
@@ -191,7 +199,18 @@ mod tests {
         assert_eq!(process.user.uid, 1);
         assert_eq!(process.user.gid, 2);
         assert_eq!(process.user.umask, None);
+        assert_eq!(process.open_files, None);
         assert!(process.user.additional_gids.is_empty());
+    }
+
+    #[test]
+    fn of_the_rlimits_that_of_open_files_counts() {
+        let json = r#"{"user": {"uid": 0, "gid": 0}, "args": ["a"], "cwd": "/", "rlimits": [
+            {"type": "RLIMIT_NPROC", "hard": 7, "soft": 7},
+            {"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}]}"#;
+        let limited =
+            Process::new(&serde_json::from_str(json).unwrap(), Path::new("exec")).unwrap();
+        assert_eq!(limited.open_files, Some(1024));
     }
 
     #[test]

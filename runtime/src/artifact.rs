@@ -10,6 +10,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
 use crate::interrupt::Interrupter;
+use crate::limits::largest_transfer;
 use crate::prepared::Entry;
 use crate::{Engine, Error, Guest, Prepared};
 
@@ -97,6 +98,7 @@ impl Artifact {
         }
         let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
         store.limiter(|host| &mut host.limiter);
+        store.set_hostcall_fuel(largest_transfer(&guest.budget));
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let entry = match &self.code {
@@ -104,13 +106,7 @@ impl Artifact {
             Code::Component(component) => link_component(component)?,
         };
         let interrupter = Interrupter::new(self.engine.0.clone());
-        Ok(Prepared::new(
-            store,
-            entry,
-            interrupter,
-            guest.stdout,
-            guest.stderr,
-        ))
+        Prepared::new(store, entry, interrupter, guest)
     }
 }
 

@@ -5,6 +5,10 @@
 
 use crate::Error;
 
+/// The stack of a guest's calls, in bytes; twice wasmtime's default, because interpreters in wasm recurse
+/// deeply. Pages that nobody has touched cost nothing.
+const STACK: usize = 1 << 20;
+
 /// A wasmtime engine without a compiler. Cloning it is cheap and shares everything.
 #[derive(Clone, Debug)]
 pub struct Engine(pub(crate) WasmtimeEngine);
@@ -29,7 +33,10 @@ impl Engine {
     ///
     /// [`Error::Engine`] when the host cannot run wasmtime (no memory, an unsupported processor).
     pub fn new() -> Result<Self, Error> {
-        wasmtime::Engine::new(&wasi_settings::config())
+        let mut config = wasi_settings::config();
+        // Of the 2 MiB that wasmtime maps for it, host functions have the other half.
+        config.max_wasm_stack(STACK);
+        wasmtime::Engine::new(&config)
             .map(|engine| Self(WasmtimeEngine(engine)))
             .map_err(Error::engine)
     }

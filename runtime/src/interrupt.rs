@@ -12,6 +12,9 @@
 //!     └──────────────────────────────────▲
 //! ```
 //!
+//! A CPU quota is another reason not to be polled, beside those: a guest that is throttled stays so while
+//! it is paused and resumed, and a kill ends it.
+//!
 //! No order can be lost. It stores the state, raises the epoch and wakes. A poll that begins after the
 //! store reads the state; so only a poll that has begun before is left. One raise is not enough to end
 //! that: a guest that yielded to a neighbour's order takes its next deadline from the epoch of the moment
@@ -41,6 +44,13 @@ const PAUSED: u32 = 1;
 /// The guest may not run any more.
 const KILLED: u32 = 2;
 
+/// No quota stops the guest.
+const FREE: u32 = 0;
+/// A quota stops it.
+const THROTTLED: u32 = 1;
+/// No quota stops it any more.
+const EXEMPT: u32 = 2;
+
 /// Stops the guest it was taken from. Clones stop the same guest.
 #[derive(Clone, Debug)]
 pub struct Interrupter {
@@ -52,6 +62,8 @@ pub struct Interrupter {
 struct Switch {
     /// One of the states above.
     state: AtomicU32,
+    /// FREE, THROTTLED or EXEMPT.
+    quota: AtomicU32,
     /// Whether the guest is inside of a poll that read `state` afterwards.
     polled: AtomicBool,
     waker: AtomicWaker,
@@ -91,6 +103,34 @@ impl Interrupter {
         }
     }
 
+    /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
+    pub(crate) fn throttle(&self, stop: bool) {
+        let (from, to) = if stop {
+            (FREE, THROTTLED)
+        } else {
+            (THROTTLED, FREE)
+        };
+        let quota = &self.switch.quota;
+        if quota.compare_exchange(from, to, SeqCst, SeqCst).is_ok() {
+            if stop {
+                self.enforce();
+            } else {
+                self.switch.waker.wake();
+            }
+        }
+    }
+
+    /// No quota stops what is left to do for the guest, from now on.
+    pub(crate) fn exempt(&self) {
+        self.switch.quota.store(EXEMPT, SeqCst);
+        self.switch.waker.wake();
+    }
+
+    /// Whether it is an interrupter of the same guest.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.switch, &other.switch)
+    }
+
     fn change(&self, from: u32, to: u32) -> bool {
         let change = self.switch.state.compare_exchange(from, to, SeqCst, SeqCst);
         change.is_ok()
@@ -115,7 +155,7 @@ impl Interrupter {
 
     /// Raises the epoch if the guest is being polled against an order; whether it was.
     fn raise(&self) -> bool {
-        let defied = self.switch.polled.load(SeqCst) && self.switch.state.load(SeqCst) != RUNNING;
+        let defied = self.switch.polled.load(SeqCst) && self.switch.forbids();
         if defied {
             self.engine.0.increment_epoch();
         }
@@ -138,6 +178,13 @@ impl Interrupter {
     }
 }
 
+impl Switch {
+    /// Whether an order says that the guest is not to be polled.
+    fn forbids(&self) -> bool {
+        self.state.load(SeqCst) != RUNNING || self.quota.load(SeqCst) == THROTTLED
+    }
+}
+
 struct Guarded<'a, F> {
     guest: Pin<Box<F>>,
     switch: &'a Switch,
@@ -152,6 +199,7 @@ impl<F: Future> Future for Guarded<'_, F> {
         match self.switch.state.load(SeqCst) {
             KILLED => Poll::Ready(None),
             PAUSED => Poll::Pending,
+            _ if self.switch.forbids() => Poll::Pending,
             _ => self.guest.as_mut().poll(cx).map(Some),
         }
     }

@@ -20,7 +20,7 @@ use rustix::time::ClockId;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan};
-use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
+use wasi_runtime::{Budget, Interrupter, Outcome, Prepared, Usage};
 
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
@@ -52,6 +52,8 @@ pub struct Birth {
     pub stdio: GuestStdio,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
+    /// What its guest may use.
+    pub budget: Budget,
 }
 
 /// A thread that is parked, with its guest ready to run. Dropping it ends it.
@@ -161,7 +163,12 @@ impl Birth {
             .try_clone()
             .map_err(Error::host("share the root directory"))?;
         let prepared = artifact
-            .prepare(guest::guest(&self.plan, root, self.stdio))
+            .prepare(guest::guest(
+                &self.plan,
+                root,
+                self.stdio,
+                self.budget.clone(),
+            ))
             .map_err(|source| Error::Program {
                 path: entrypoint.path.clone(),
                 source,
@@ -169,9 +176,13 @@ impl Birth {
         rootfs.enter()?;
         let capabilities = self.capabilities.iter().map(String::as_str);
         credentials::assume(&self.plan.process().user, capabilities)?;
+        let (begins, ends) = (self.budget.clone(), self.budget);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(FILES)
+            // What the pool does for the guest is at the guest's expense.
+            .on_thread_start(move || begins.thread_begins())
+            .on_thread_stop(move || ends.thread_ends())
             .build()
             .map_err(Error::host("make the runtime that polls the guest"))?;
         Ok((prepared, runtime))

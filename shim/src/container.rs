@@ -2,8 +2,6 @@
 //! or read the last [`Snapshot`] without waiting for anybody.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
@@ -12,12 +10,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use wasi_runtime::Usage;
 
 use crate::Error;
+use crate::allowance::Allowance;
 use crate::confine::Parked;
 use crate::driver::{Ask, Driver, Question};
 use crate::events::Publisher;
-use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
+use crate::lifecycle::{Exit, PhaseKind, Refusal, Request, Signal};
 use crate::recover::PidRecord;
-use crate::stats::{self, Consumption};
+use crate::stats::Consumption;
 use crate::stdio::{Holds, StdioPaths};
 
 /// Requests that wait for the driver; more than that and the sender waits.
@@ -34,8 +33,6 @@ pub struct About {
     pub stdio: StdioPaths,
     /// The id of the container's thread.
     pub pid: u32,
-    /// The memory limit, in bytes.
-    pub memory_limit: Option<u64>,
 }
 
 /// Where a container is now.
@@ -51,16 +48,21 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Container {
     about: About,
+    allowance: Allowance,
     usage: Usage,
-    /// The most processor time that was ever told, in nanoseconds: a counter does not go back.
-    cpu: AtomicU64,
     requests: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
 }
 
 impl Container {
     /// Takes over a container whose thread is parked: announces it and drives it from now on.
-    pub async fn drive(about: About, holds: Holds, thread: Parked, events: Publisher) -> Self {
+    pub async fn drive(
+        about: About,
+        allowance: Allowance,
+        holds: Holds,
+        thread: Parked,
+        events: Publisher,
+    ) -> Self {
         let usage = thread.usage();
         if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
             log::error!("cannot record the pid of container {}: {error}", about.id);
@@ -89,8 +91,8 @@ impl Container {
         tokio::spawn(driver.run(requests));
         Self {
             about,
+            allowance,
             usage,
-            cpu: AtomicU64::new(0),
             requests: sender,
             snapshot,
         }
@@ -112,20 +114,14 @@ impl Container {
     #[must_use]
     pub fn consumption(&self) -> Consumption {
         let exit = self.snapshot().exit;
-        // Between its end and its exit the thread is gone already.
-        let cpu = match exit {
-            Some(exit) => exit.cpu,
-            None => stats::thread_cpu(self.about.pid).unwrap_or_default(),
-        };
-        let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
-        let cpu = self.cpu.fetch_max(cpu, Relaxed).max(cpu);
         Consumption {
-            cpu: Duration::from_nanos(cpu),
+            cpu: self.usage.cpu(),
+            throttling: self.usage.throttling(),
             memory: self.usage.memory(),
             peak: self.usage.peak(),
-            limit: self.about.memory_limit,
+            limit: self.usage.memory_limit(),
             threads: u64::from(exit.is_none()),
-            oom: exit.is_some_and(|exit| exit.oom),
+            oom_kills: self.usage.memory_refusals(),
         }
     }
 
@@ -175,6 +171,23 @@ impl Container {
             Request::Resume
         };
         self.ask(Ask::Lifecycle(request)).await.map(drop)
+    }
+
+    /// Changes limits: `resources` is `LinuxResources` as JSON. Counts at once, also while it is paused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when it has ended, and as for [`Allowance::update`].
+    pub fn update(&self, resources: &[u8]) -> Result<(), Error> {
+        match self.snapshot().phase {
+            PhaseKind::Created | PhaseKind::Running | PhaseKind::Paused => {
+                self.allowance.update(resources)
+            }
+            PhaseKind::Stopped => Err(Error::Refused {
+                id: self.about.id.clone(),
+                refusal: Refusal::NotRunning,
+            }),
+        }
     }
 
     /// Ends what is left of the container, and its driver. Of several that ask at once one succeeds.

@@ -218,11 +218,9 @@ impl Driver {
         guest.thread.join().await;
         let (outcome, cpu) = end.map_or((None, Duration::ZERO), |end| (Some(end.outcome), end.cpu));
         match &outcome {
-            Some(Outcome::OutOfMemory { limit }) => {
-                log::warn!(
-                    "container {} reached its memory limit of {limit} bytes",
-                    self.id
-                );
+            Some(hit @ Outcome::OutOfMemory { .. }) => {
+                let limit = hit.limit().unwrap_or_default();
+                log::warn!("container {}: {limit}", self.id);
                 let oom = TaskOOM {
                     container_id: self.id.clone(),
                     ..TaskOOM::default()
@@ -232,7 +230,11 @@ impl Driver {
                     .await;
             }
             None => log::error!("container {} was lost to a panic", self.id),
-            Some(Outcome::Exited(_) | Outcome::Trapped { .. } | Outcome::Killed) => {}
+            Some(outcome) => {
+                if let Some(limit) = outcome.limit() {
+                    log::warn!("container {}: {limit}", self.id);
+                }
+            }
         }
         let exit = Exit {
             status: exit_status(outcome.as_ref(), guest.ended_by),

@@ -3,15 +3,16 @@
 use std::os::fd::OwnedFd;
 
 use wasi_bundles::Plan;
-use wasi_runtime::{Guest, Limits, Preopen};
+use wasi_runtime::{Budget, Guest, Limits, Preopen};
 
+use crate::allowance;
 use crate::stdio::GuestStdio;
 
 /// The guest of `plan`, whose root directory is `root`.
 ///
 /// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
 #[must_use]
-pub fn guest(plan: &Plan, root: OwnedFd, stdio: GuestStdio) -> Guest {
+pub fn guest(plan: &Plan, root: OwnedFd, stdio: GuestStdio, budget: Budget) -> Guest {
     let process = plan.process();
     Guest {
         args: process.args.clone(),
@@ -25,8 +26,11 @@ pub fn guest(plan: &Plan, root: OwnedFd, stdio: GuestStdio) -> Guest {
         stdout: stdio.stdout,
         stderr: stdio.stderr,
         limits: Limits {
-            memory: plan.limits().memory,
+            handles: allowance::handles(process.open_files).unwrap_or(Limits::default().handles),
+            deadline: plan.options().deadline,
+            ..Limits::default()
         },
+        budget,
         network: true,
     }
 }
