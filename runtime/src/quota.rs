@@ -46,7 +46,7 @@ impl CpuQuota {
 pub struct Throttling {
     /// Periods in which somebody ran or wanted to.
     pub periods: u64,
-    /// How often the quota was used up.
+    /// In how many of them the quota was used up.
     pub throttled: u64,
     /// How long nobody ran for that, together.
     pub time: Duration,
@@ -62,6 +62,8 @@ pub(crate) struct Account {
     balance: i64,
     /// Since when nobody may run.
     stopped: Option<Duration>,
+    /// Whether nobody runs until the account is charged again.
+    idle: bool,
     throttling: Throttling,
 }
 
@@ -81,6 +83,7 @@ impl Account {
             period: now,
             balance: nanoseconds(quota.quota),
             stopped: None,
+            idle: false,
             throttling: Throttling::default(),
         }
     }
@@ -89,6 +92,11 @@ impl Account {
     pub(crate) fn change(&mut self, quota: CpuQuota) {
         self.balance = self.balance.min(quota.most());
         self.quota = quota;
+    }
+
+    /// Nobody runs until the account is charged again: the periods until then are not counted.
+    pub(crate) fn rest(&mut self) {
+        self.idle = true;
     }
 
     pub(crate) fn quota(&self) -> CpuQuota {
@@ -107,12 +115,17 @@ impl Account {
         self.balance = self.balance.saturating_sub(nanoseconds(used));
         let length = self.quota.period.as_nanos();
         let passed = now.saturating_sub(self.period).as_nanos() / length;
+        let stopped = self.stopped.is_some();
         if passed > 0 {
             self.period += times(self.quota.period, passed);
             let added = nanoseconds(times(self.quota.quota, passed));
             self.balance = self.balance.saturating_add(added).min(self.quota.most());
-            self.throttling.periods += 1;
+            let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+            self.throttling.periods += if self.idle { 1 } else { passed };
+            // The first and the last of a stop are counted below.
+            self.throttling.throttled += if stopped { passed - 1 } else { 0 };
         }
+        self.idle = false;
         if self.balance > 0 {
             if let Some(since) = self.stopped.take() {
                 self.throttling.time += now.saturating_sub(since);
@@ -121,10 +134,10 @@ impl Account {
                 left: Duration::from_nanos(self.balance.unsigned_abs()),
             };
         }
-        if self.stopped.is_none() {
-            self.stopped = Some(now);
+        if !stopped || passed > 0 {
             self.throttling.throttled += 1;
         }
+        self.stopped.get_or_insert(now);
         // The first period after which something is left.
         let debt = u128::from(self.balance.unsigned_abs());
         let periods = debt / self.quota.quota.as_nanos() + 1;
@@ -190,7 +203,24 @@ mod tests {
         assert_eq!(account.charge(ms(100), ms(0)), run(7));
         // A debt of three quotas takes four periods, the fourth to have something.
         assert_eq!(account.charge(ms(140), ms(37)), wait(500));
+        assert_eq!(account.charge(ms(350), ms(0)), wait(500));
         assert_eq!(account.charge(ms(500), ms(0)), run(10));
+        let counted = Throttling {
+            periods: 5,
+            throttled: 5,
+            time: ms(87 + 360),
+        };
+        assert_eq!(account.throttling(), counted);
+    }
+
+    #[test]
+    fn idle_periods_are_not_counted() {
+        let mut account = account(10, 100);
+        assert_eq!(account.charge(ms(10), ms(1)), run(9));
+        account.rest();
+        assert_eq!(account.charge(ms(1010), ms(1)), run(10));
+        assert_eq!(account.charge(ms(1210), ms(1)), run(10));
+        assert_eq!(account.throttling().periods, 3);
     }
 
     #[test]

@@ -140,7 +140,15 @@ impl Throttle {
         match verdict {
             None => Nap::Woken,
             Some(Verdict::Wait { until }) => Nap::Until(until.saturating_sub(self.begun.elapsed())),
-            Some(Verdict::Run { left }) => self.nap(left),
+            Some(Verdict::Run { left }) => {
+                let nap = self.nap(left);
+                if nap == Nap::Woken
+                    && let Some(account) = &mut self.state().account
+                {
+                    account.rest();
+                }
+                nap
+            }
         }
     }
 
