@@ -26,6 +26,7 @@ mod cases {
     pub(crate) mod fixture;
     pub(crate) mod identity;
     pub(crate) mod isolation;
+    pub(crate) mod limits;
     pub(crate) mod metrics;
     pub(crate) mod programs;
     pub(crate) mod refusals;
@@ -37,6 +38,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("metrics", cases::metrics::CASES),
+    ("limits", cases::limits::CASES),
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, Status, UpdateTaskRequest,
+    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, Status,
 };
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
@@ -47,7 +47,6 @@ fn what_is_not_there_is_unimplemented() -> Result<()> {
     }
     let answers = answers! {
         "Exec": ExecProcessRequest => Empty,
-        "Update": UpdateTaskRequest => Empty,
         "ResizePty": ResizePtyRequest => Empty,
         "Checkpoint": CheckpointTaskRequest => Empty,
     };

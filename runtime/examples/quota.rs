@@ -54,6 +54,15 @@ fn main() -> Result<(), Any> {
     Ok(())
 }
 
+/// Leaves the processors to the guests.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what is used in a time is what is measured"
+)]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Cores used.
 fn measure(artifact: &Artifact, percent: u32, guests: u32, budgets: u32) -> Result<f64, Any> {
     let quota = CpuQuota::new(PERIOD * percent / 100, PERIOD);
@@ -66,10 +75,10 @@ fn measure(artifact: &Artifact, percent: u32, guests: u32, budgets: u32) -> Resu
         .map(|(_, budget)| run(artifact, budget))
         .collect::<Result<_, Any>>()?;
     // Whole periods, after the first: a share of one would be an error of its own.
-    std::thread::sleep(PERIOD * 5);
+    rest(PERIOD * 5);
     let used = || -> Duration { budgets.iter().map(|budget| budget.usage().cpu()).sum() };
     let (begun, before) = (Instant::now(), used());
-    std::thread::sleep(TIME);
+    rest(TIME);
     let cores = (used() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     for (interrupter, thread) in running {
         interrupter.kill();

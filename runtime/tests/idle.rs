@@ -50,12 +50,21 @@ fn switches() -> BTreeMap<String, u64> {
     switches
 }
 
+/// Lets time pass.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "that nothing happens in it is what is tested"
+)]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Waits until all guests have got where they block.
 fn settle() {
     let begun = Instant::now();
     loop {
         let before = switches();
-        std::thread::sleep(Duration::from_millis(200));
+        rest(Duration::from_millis(200));
         if switches() == before {
             return;
         }
@@ -109,7 +118,7 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
         .collect();
     settle();
     let before = switches();
-    std::thread::sleep(IDLE);
+    rest(IDLE);
     let after = switches();
     let woken: Vec<_> = after
         .iter()

@@ -43,11 +43,20 @@ fn busy(fixture: &Fixture, budget: &Budget, body: &str) -> Running {
     running
 }
 
+/// Leaves the processors to the guests.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "who looks all the time takes what is measured"
+)]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
+        rest(Duration::from_millis(1));
     }
 }
 
@@ -101,7 +110,7 @@ fn a_quota_comes_changes_and_goes_while_the_guest_runs() {
     budget.set_cpu(little).unwrap();
     until("it is stopped", || {
         let throttled = usage.throttling().throttled;
-        std::thread::sleep(Duration::from_millis(5));
+        rest(Duration::from_millis(5));
         usage.throttling().throttled > throttled
     });
     budget.set_cpu(None).unwrap();
@@ -131,7 +140,7 @@ fn a_throttled_guest_is_paused_resumed_and_killed() {
     // No quota stops it any more, but the pause does.
     let quiet = || {
         let before = usage.cpu();
-        std::thread::sleep(Duration::from_millis(20));
+        rest(Duration::from_millis(20));
         usage.cpu() == before
     };
     until("it stays paused", quiet);
