@@ -117,9 +117,11 @@ async fn not_needed(containers: &Containers, shutdown: &Notify, mut claim: Claim
 
 /// Returns whether containerd has said Shutdown; if not, it has died between `start` and Create.
 async fn told_to_go(count: &watch::Receiver<usize>, shutdown: &Notify) -> bool {
+    // No timer is left behind by the first container: it would wake the shim for nothing.
+    let mut first = count.clone();
     tokio::select! {
-        () = sleep(ORPHAN) => {
-            if *count.borrow() == 0 && !count.has_changed().unwrap_or(false) {
+        none = timeout(ORPHAN, first.changed()) => {
+            if none.is_err() {
                 log::warn!("no container was created for {ORPHAN:?}");
                 return false;
             }
