@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -52,6 +53,9 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     if let Err(error) = adjusted {
         log::warn!("cannot make itself likelier to be ended than containerd: {error}");
     }
+    if let Err(error) = raise_open_files() {
+        log::warn!("cannot have more open files: {error}");
+    }
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -65,6 +69,17 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
         log::error!("cannot serve: {error}");
     }
     served
+}
+
+/// What its containers have open this process has. containerd passes on a soft limit of 1,024 even where
+/// it has more itself.
+fn raise_open_files() -> io::Result<()> {
+    let own = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: own.maximum,
+        ..own
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 async fn run(inheritance: Inheritance) -> io::Result<()> {
