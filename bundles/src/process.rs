@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use oci_spec::runtime;
+use oci_spec::runtime::{self, PosixRlimit, PosixRlimitType};
 
 use crate::Error;
 
@@ -33,6 +33,8 @@ pub struct Process {
     /// Names of the effective capabilities, such as `CHOWN`; `None` if there is nothing about
     /// capabilities, which for an exec means those of its container (runc `newInitConfig`).
     pub capabilities: Option<Vec<String>>,
+    /// How many files it may have open (`RLIMIT_NOFILE`, the soft limit).
+    pub open_files: Option<u64>,
 }
 
 /// Ids on the host: there are no user namespaces here.
@@ -100,6 +102,12 @@ impl Process {
                 let effective = capabilities.effective().iter().flatten();
                 effective.map(ToString::to_string).collect()
             }),
+            open_files: process
+                .rlimits()
+                .iter()
+                .flatten()
+                .find(|limit| limit.typ() == PosixRlimitType::RlimitNofile)
+                .map(PosixRlimit::soft),
         })
     }
 
@@ -211,6 +219,7 @@ mod tests {
         assert_eq!(process.user.uid, 1);
         assert_eq!(process.user.gid, 2);
         assert_eq!(process.user.umask, None);
+        assert_eq!(process.open_files, None);
         assert!(process.user.additional_gids.is_empty());
         assert_eq!(process.capabilities, None);
     }
@@ -232,6 +241,16 @@ mod tests {
             let error = Process::parse(json.as_bytes(), Path::new("exec")).unwrap_err();
             assert!(error.to_string().starts_with(text), "{error}");
         }
+    }
+
+    #[test]
+    fn of_the_rlimits_that_of_open_files_counts() {
+        let json = r#"{"user": {"uid": 0, "gid": 0}, "args": ["a"], "cwd": "/", "rlimits": [
+            {"type": "RLIMIT_NPROC", "hard": 7, "soft": 7},
+            {"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}]}"#;
+        let limited =
+            Process::new(&serde_json::from_str(json).unwrap(), Path::new("exec")).unwrap();
+        assert_eq!(limited.open_files, Some(1024));
     }
 
     #[test]

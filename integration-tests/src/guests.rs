@@ -3,6 +3,8 @@
 //! Most are compiled by `integration-tests/guests` into `target/guests`. The few that the process tests need are
 //! written here as text, so that this stage needs nothing but the shim.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use crate::image::Image;
@@ -112,6 +114,75 @@ pub fn grows() -> Result<Vec<u8>> {
     )
 }
 
+/// A module that sleeps for an hour.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn sleeps() -> Result<Vec<u8>> {
+    naps(Duration::from_secs(3600), "")
+}
+
+/// A module that grows its memory by a page every 10 ms, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn grows_slowly() -> Result<Vec<u8>> {
+    naps(
+        Duration::from_millis(10),
+        "(drop (memory.grow (i32.const 1)))",
+    )
+}
+
+/// Sleeps, does `then`, and so on for ever. The subscription is a clock (0) with a timeout at its 24.
+fn naps(time: Duration, then: &str) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (i64.store (i32.const 24) (i64.const {}))
+                (i32.store (i32.const 16) (i32.const 1))
+                (loop
+                    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+                    {then}
+                    (br 0))))"#,
+        time.as_nanos()
+    ))
+}
+
+/// A module that opens its root until it cannot.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn opens() -> Result<Vec<u8>> {
+    module(
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) ".")
+            (func (export "_start")
+                (loop
+                    (br_if 0 (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1)
+                        (i32.const 2) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)))))))"#,
+    )
+}
+
+/// A module that calls itself for ever.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn recurses() -> Result<Vec<u8>> {
+    module(
+        r#"(module (memory (export "memory") 1)
+            (func $deep (call $deep) (call $deep)) (func (export "_start") (call $deep)))"#,
+    )
+}
+
 fn module(text: &str) -> Result<Vec<u8>> {
     wat::parse_str(text).context("assemble a module")
 }
@@ -127,6 +198,10 @@ mod tests {
             super::copies(),
             super::counts_to(3),
             super::grows(),
+            super::sleeps(),
+            super::grows_slowly(),
+            super::opens(),
+            super::recurses(),
         ] {
             assert!(module.unwrap().starts_with(b"\0asm"));
         }

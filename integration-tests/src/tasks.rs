@@ -8,13 +8,19 @@ use anyhow::{Context as _, Result};
 use containerd_shim_protos::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
     DeleteResponse, KillRequest, PidsRequest, PidsResponse, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest,
+    WaitRequest, WaitResponse,
 };
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use ttrpc::{Client, Code};
 
 use crate::bundle::Bundle;
+
+/// How containerd names the resources of an update.
+pub const LINUX_RESOURCES: &str =
+    "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// Under which name the service is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +212,41 @@ impl Tasks {
                 ..Default::default()
             },
         )
+    }
+
+    /// Changes limits: `resources` is JSON of the type that containerd sends.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn update(&self, id: &str, resources: &str) -> ttrpc::Result<Empty> {
+        let resources = Any {
+            type_url: LINUX_RESOURCES.to_owned(),
+            value: resources.into(),
+            ..Default::default()
+        };
+        self.call(
+            "Update",
+            &UpdateTaskRequest {
+                id: id.into(),
+                resources: Some(resources).into(),
+                ..Default::default()
+            },
+        )
+    }
+
+    /// What a task uses: the message of either cgroup version.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn stats(&self, id: &str) -> ttrpc::Result<Any> {
+        let request = StatsRequest {
+            id: id.into(),
+            ..Default::default()
+        };
+        let answer: StatsResponse = self.call("Stats", &request)?;
+        Ok(answer.stats.unwrap_or_default())
     }
 
     /// Who the shim is.

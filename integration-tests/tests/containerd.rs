@@ -27,6 +27,7 @@ mod cases {
     pub(crate) mod fixture;
     pub(crate) mod identity;
     pub(crate) mod isolation;
+    pub(crate) mod limits;
     pub(crate) mod metrics;
     pub(crate) mod programs;
     pub(crate) mod refusals;
@@ -38,6 +39,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("metrics", cases::metrics::CASES),
+    ("limits", cases::limits::CASES),
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),

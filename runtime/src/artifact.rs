@@ -11,6 +11,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
+use crate::limits::largest_transfer;
 use crate::prepared::Entry;
 use crate::{Engine, Error, Guest, Prepared, faults};
 
@@ -132,6 +133,7 @@ impl Artifact {
         let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
         store.limiter(|host| &mut host.limiter);
         let interrupter = Interrupter::new(self.means.clone());
+        store.set_hostcall_fuel(largest_transfer(&guest.budget));
         match &self.means {
             Means::Fence(fence) => {
                 faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
@@ -145,13 +147,7 @@ impl Artifact {
             Code::Module(module) => link_module(module, &mut store)?,
             Code::Component(component) => link_component(component)?,
         };
-        Ok(Prepared::new(
-            store,
-            entry,
-            interrupter,
-            guest.stdout,
-            guest.stderr,
-        ))
+        Prepared::new(store, entry, interrupter, guest)
     }
 }
 

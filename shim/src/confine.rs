@@ -25,7 +25,7 @@ use rustix::time::ClockId;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
+use wasi_runtime::{Budget, Interrupter, Outcome, Prepared, Usage};
 
 use crate::namespaces::{self, Handles};
 use crate::place::Place;
@@ -57,6 +57,8 @@ pub struct Birth {
     pub stdio: GuestStdio,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
+    /// What its guest may use.
+    pub budget: Budget,
 }
 
 /// What the thread of an exec is made from.
@@ -130,17 +132,27 @@ impl Birth {
         let (plan, process) = (&self.plan, self.plan.process());
         let tree = rootfs.tree().as_fd();
         let entrypoint = Entrypoint::resolve(tree, process)?;
-        let prepared = prepare(&entrypoint, &self.programs, plan, process, tree, self.stdio)?;
+        let (programs, budget) = (&self.programs, self.budget.clone());
+        let prepared = prepare(
+            &entrypoint,
+            programs,
+            plan,
+            process,
+            tree,
+            self.stdio,
+            budget,
+        )?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
-        let runtime = runtime()?;
+        let runtime = runtime(&self.budget)?;
         let place = Arc::new(Place {
             plan: self.plan,
             program: entrypoint.path,
             tree: rootfs.into_tree(),
             namespaces,
             programs: self.programs,
+            budget: self.budget,
         });
         Ok(Made {
             place,
@@ -168,9 +180,10 @@ impl Joining {
         let (plan, tree) = (&place.plan, place.tree.as_fd());
         let entrypoint = Entrypoint::resolve(tree, &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
-        let prepared = prepare(&entrypoint, &place.programs, plan, &process, tree, stdio)?;
+        let (programs, budget) = (&place.programs, place.budget.clone());
+        let prepared = prepare(&entrypoint, programs, plan, &process, tree, stdio, budget)?;
         place.join(&process)?;
-        let runtime = runtime()?;
+        let runtime = runtime(&place.budget)?;
         Ok(Made {
             place,
             prepared,
@@ -188,6 +201,7 @@ fn prepare(
     process: &Process,
     tree: BorrowedFd<'_>,
     stdio: GuestStdio,
+    budget: Budget,
 ) -> Result<Prepared, Error> {
     if let Some(export) = &entrypoint.export {
         return Err(Error::Unimplemented(format!(
@@ -200,7 +214,7 @@ fn prepare(
         .try_clone_to_owned()
         .map_err(Error::host("share the root directory"))?;
     artifact
-        .prepare(guest::guest(plan, process, root, stdio))
+        .prepare(guest::guest(plan, process, root, stdio, budget))
         .map_err(|source| Error::Program {
             path: entrypoint.path.clone(),
             source,
@@ -208,10 +222,14 @@ fn prepare(
 }
 
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.
-fn runtime() -> Result<Runtime, Error> {
+fn runtime(budget: &Budget) -> Result<Runtime, Error> {
+    let (begins, ends) = (budget.clone(), budget.clone());
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(FILES)
+        // What the pool does for the guest is at the guest's expense.
+        .on_thread_start(move || begins.thread_begins())
+        .on_thread_stop(move || ends.thread_ends())
         .build()
         .map_err(Error::host("make the runtime that polls the guest"))
 }

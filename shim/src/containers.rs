@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
+use crate::allowance::Allowance;
 use crate::confine::Birth;
 use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
@@ -90,12 +91,13 @@ impl Containers {
         let plan = Plan::new(&bundle)?;
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
         let (holds, stdio) = creation.stdio.open()?;
-        let memory_limit = plan.limits().memory;
+        let allowance = Allowance::new(*plan.limits())?;
         let birth = Birth {
             plan,
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
+            budget: allowance.budget().clone(),
         };
         let thread = birth.deliver(&creation.id).await?;
         if reservation.is_abandoned() {
@@ -107,9 +109,9 @@ impl Containers {
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
             pid: thread.pid(),
-            memory_limit,
         };
-        let container = Container::drive(about, holds, thread, self.events.clone()).await;
+        let container =
+            Container::drive(about, allowance, holds, thread, self.events.clone()).await;
         let id = container.about().id.clone();
         let (container, wanted) = reservation.fill(container);
         if !wanted {

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -52,6 +53,9 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     if let Err(error) = adjusted {
         log::warn!("cannot make itself likelier to be ended than containerd: {error}");
     }
+    if let Err(error) = raise_open_files() {
+        log::warn!("cannot have more open files: {error}");
+    }
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -65,6 +69,17 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
         log::error!("cannot serve: {error}");
     }
     served
+}
+
+/// What its containers have open this process has. containerd passes on a soft limit of 1,024 even where
+/// it has more itself.
+fn raise_open_files() -> io::Result<()> {
+    let own = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: own.maximum,
+        ..own
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 async fn run(inheritance: Inheritance) -> io::Result<()> {
@@ -117,9 +132,11 @@ async fn not_needed(containers: &Containers, shutdown: &Notify, mut claim: Claim
 
 /// Returns whether containerd has said Shutdown; if not, it has died between `start` and Create.
 async fn told_to_go(count: &watch::Receiver<usize>, shutdown: &Notify) -> bool {
+    // No timer is left behind by the first container: it would wake the shim for nothing.
+    let mut first = count.clone();
     tokio::select! {
-        () = sleep(ORPHAN) => {
-            if *count.borrow() == 0 && !count.has_changed().unwrap_or(false) {
+        none = timeout(ORPHAN, first.changed()) => {
+            if none.is_err() {
                 log::warn!("no container was created for {ORPHAN:?}");
                 return false;
             }
