@@ -94,16 +94,24 @@ impl Birth {
     ///
     /// What stood in the way of the container; the thread is gone then, and with it all it had made.
     pub async fn deliver(self, id: &str) -> Result<Parked, Error> {
+        Self::on_a_thread(id, || self.make()).await
+    }
+
+    /// Makes a thread that does `make`, and parks if that succeeds.
+    async fn on_a_thread(
+        id: &str,
+        make: impl FnOnce() -> Result<(Prepared, Runtime), Error> + Send + 'static,
+    ) -> Result<Parked, Error> {
         let (ready, parked) = oneshot::channel();
         let (release, released) = oneshot::channel();
         let (finish, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
-            // The kernel keeps 15 bytes of it.
-            .name(format!("wasi:{id}"))
+            // The kernel keeps 15 bytes of it, and std panics at a NUL.
+            .name(format!("wasi:{}", id.replace('\0', "")))
             .spawn(move || {
                 let pid = rustix::thread::gettid().as_raw_nonzero().get();
                 let pid = pid.cast_unsigned();
-                let (prepared, runtime) = match self.make() {
+                let (prepared, runtime) = match make() {
                     Ok(made) => made,
                     Err(error) => return drop(ready.send(Err((error, pid)))),
                 };
@@ -251,4 +259,18 @@ async fn join(thread: JoinHandle<()>, pid: u32) {
     };
     // An error is the runtime shutting down.
     drop(tokio::task::spawn_blocking(gone).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_container() {
+        let made = Birth::on_a_thread("first", || panic!("a bug")).await;
+        assert!(matches!(made, Err(Error::Panicked)), "{made:?}");
+        let other = || Err(Error::Unimplemented("this".to_owned()));
+        let made = Birth::on_a_thread("second", other).await;
+        assert!(matches!(made, Err(Error::Unimplemented(_))), "{made:?}");
+    }
 }
