@@ -52,6 +52,16 @@ pub enum Error {
     /// The engine or its cache cannot be set up on this host.
     #[error("cannot set up the wasm engine")]
     Engine(#[source] wasi_runtime::Error),
+    /// No root file system to run on.
+    #[error(
+        "cannot use the root file system {path}, which root.path of config.json names: {reason}"
+    )]
+    Rootfs {
+        /// The host's path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A bind mount of nothing.
     #[error(
         "cannot mount {source_path} at {destination}: the source does not exist on the host; \
@@ -130,7 +140,9 @@ impl Error {
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
             Self::Abandoned { .. } => Code::ABORTED,
-            Self::Bundle(_) | Self::MountSource { .. } => Code::INVALID_ARGUMENT,
+            Self::Bundle(_) | Self::Rootfs { .. } | Self::MountSource { .. } => {
+                Code::INVALID_ARGUMENT
+            }
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
             | Self::Engine(_)
