@@ -28,6 +28,7 @@ mod cases {
     pub(crate) mod isolation;
     pub(crate) mod metrics;
     pub(crate) mod programs;
+    pub(crate) mod recovery;
     pub(crate) mod refusals;
 }
 
@@ -39,6 +40,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("metrics", cases::metrics::CASES),
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),
+    ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
 ];
 
