@@ -22,7 +22,7 @@ use integration_tests::{guests, poll};
 use rustix::process::Signal;
 
 /// How many kills `make process` does.
-const KILLS: u64 = 150;
+const KILLS: u64 = 100;
 /// How long anything may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a guest that ends by itself ends with.
