@@ -10,7 +10,7 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit process daemons bench install uninstall clean
+.PHONY: help setup build guests demo test lint unit process daemons soak bench install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,13 @@ unit: ## Tests of the crates, by themselves (root, for the ones that mount)
 	$(CARGO) test --release --locked $(COMPILER)
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test limits --test idle
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test limits --test idle --test specs --test recovery --test soak
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+soak: build ## Kill a thousand times at random moments, and look for what is left (root; SOAK=n, SOAK_SEED=n)
+	SOAK=$${SOAK:-1000} $(CARGO) test --release --locked -p integration-tests --test soak -- --nocapture
 
 bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
 	$(CARGO) build --release --locked -p integration-tests --bins

@@ -183,6 +183,57 @@ pub fn recurses() -> Result<Vec<u8>> {
     )
 }
 
+/// A module that does nothing, of so many functions that the compiler is busy for a while.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn takes_long_to_compile() -> Result<Vec<u8>> {
+    let step = "(local.set 0 (i32.rotl (i32.mul (local.get 0) (i32.const 31)) (local.get 0)))";
+    let function = format!(
+        "(func (param i32) (result i32) {} (local.get 0))",
+        step.repeat(50)
+    );
+    module(&format!(
+        r#"(module (memory (export "memory") 1) (func (export "_start")) {})"#,
+        function.repeat(1000)
+    ))
+}
+
+/// A module that writes `00000000`, `00000001` and so on, a line each 5 ms, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn counts() -> Result<Vec<u8>> {
+    // The digits are at 16; a subscription to the monotonic clock at 64, its timeout at 88 (WASI preview 1,
+    // "subscription"), the event at 128.
+    module(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\09\00\00\00")
+            (data (i32.const 16) "00000000\n")
+            (func (export "_start") (local $at i32)
+                (i32.store (i32.const 80) (i32.const 1))
+                (i64.store (i32.const 88) (i64.const 5000000))
+                (loop $line
+                    (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))
+                    (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 160)))
+                    (local.set $at (i32.const 23))
+                    (block $done (loop $digit
+                        (if (i32.lt_u (i32.load8_u (local.get $at)) (i32.const 57)) (then
+                            (i32.store8 (local.get $at)
+                                (i32.add (i32.load8_u (local.get $at)) (i32.const 1)))
+                            (br $done)))
+                        (i32.store8 (local.get $at) (i32.const 48))
+                        (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+                        (br $digit)))
+                    (br $line))))"#,
+    )
+}
+
 fn module(text: &str) -> Result<Vec<u8>> {
     wat::parse_str(text).context("assemble a module")
 }
@@ -202,6 +253,8 @@ mod tests {
             super::grows_slowly(),
             super::opens(),
             super::recurses(),
+            super::counts(),
+            super::takes_long_to_compile(),
         ] {
             assert!(module.unwrap().starts_with(b"\0asm"));
         }

@@ -2,6 +2,8 @@
 //!
 //! `containerd.task.v2.Task` and `containerd.task.v3.Task` have the same messages: only the name differs.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -95,6 +97,26 @@ impl Tasks {
         envelope.payload = request.write_to_bytes().map_err(other)?;
         let response = self.client.request(envelope)?;
         A::parse_from_bytes(&response.payload).map_err(other)
+    }
+
+    /// Sends a request over a connection of its own, which is closed before the answer can come.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens at `address`.
+    pub fn abandon<Q: Message>(address: &str, method: &str, request: &Q) -> Result<()> {
+        let mut envelope = ttrpc::Request::new();
+        Api::V3.service().clone_into(&mut envelope.service);
+        method.clone_into(&mut envelope.method);
+        envelope.payload = request.write_to_bytes()?;
+        let envelope = envelope.write_to_bytes()?;
+        // ttrpc's frame: length, stream 1, a request, no flags.
+        let mut frame = u32::try_from(envelope.len())?.to_be_bytes().to_vec();
+        frame.extend([0, 0, 0, 1, 1, 0]);
+        frame.extend(envelope);
+        let mut stream = UnixStream::connect(address.trim_start_matches("unix://"))?;
+        stream.write_all(&frame)?;
+        Ok(())
     }
 
     /// Creates the task of a bundle, without stdio.

@@ -30,6 +30,7 @@ mod cases {
     pub(crate) mod limits;
     pub(crate) mod metrics;
     pub(crate) mod programs;
+    pub(crate) mod recovery;
     pub(crate) mod refusals;
 }
 
@@ -43,6 +44,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
+    ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
 ];
 

@@ -243,8 +243,8 @@ async fn deliver(
     let (release, released) = oneshot::channel();
     let (finish, ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
-        // The kernel keeps 15 bytes of it.
-        .name(format!("wasi:{id}"))
+        // The kernel keeps 15 bytes of it, and std panics at a NUL.
+        .name(format!("wasi:{}", id.replace('\0', "")))
         .spawn(move || {
             let pid = rustix::thread::gettid().as_raw_nonzero().get();
             let pid = pid.cast_unsigned();
@@ -375,4 +375,18 @@ async fn join(thread: JoinHandle<()>, pid: u32) {
     };
     // An error is the runtime shutting down.
     drop(tokio::task::spawn_blocking(gone).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_container() {
+        let made = deliver("first", || panic!("a bug")).await;
+        assert!(matches!(made, Err(Error::Panicked)), "{made:?}");
+        let other = || Err(Error::Unimplemented("this".to_owned()));
+        let made = deliver("second", other).await;
+        assert!(matches!(made, Err(Error::Unimplemented(_))), "{made:?}");
+    }
 }

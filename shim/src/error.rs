@@ -86,6 +86,16 @@ pub enum Error {
         /// The type that was sent; empty for nothing.
         found: String,
     },
+    /// No root file system to run on.
+    #[error(
+        "cannot use the root file system {path}, which root.path of config.json names: {reason}"
+    )]
+    Rootfs {
+        /// The host's path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A bind mount of nothing.
     #[error(
         "cannot mount {source_path} at {destination}: the source does not exist on the host; \
@@ -193,6 +203,7 @@ impl Error {
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
             Self::Bundle(_)
+            | Self::Rootfs { .. }
             | Self::MountSource { .. }
             | Self::Resources { .. }
             | Self::NoExecId

@@ -4,16 +4,18 @@
 //! guest code; containers have threads of their own.
 //!
 //! The shim goes when containerd said Shutdown and no container is left, whichever comes last; when it
-//! was started and no container was created for a minute; and on SIGTERM or SIGINT, with its containers.
+//! was started and no container was created for a minute; when its `start` was killed before it had
+//! answered; and on SIGTERM or SIGINT, with its containers.
 //! First it withdraws its socket, so that no new container is sent to it, last it drains its events. A
 //! shim that was promised to another container (see [`crate::socket`]) waits for that one first.
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -91,6 +93,7 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
+    let unanswered = unanswered(inheritance.answered)?;
     inheritance.listener.set_nonblocking(true)?;
     let mut server = Server::new()
         .add_listener(Listener::from(UnixListener::from_std(
@@ -102,6 +105,7 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     tokio::select! {
         () = not_needed(&containers, &shutdown, claim) => {}
         () = terminated => log::warn!("terminated by a signal, with all containers"),
+        () = unanswered => log::warn!("its start was killed: nobody knows that it is there"),
     }
 
     end_all(&containers).await;
@@ -160,6 +164,24 @@ async fn end_all(containers: &Containers) {
     if timeout(ENDS, ends.join_all()).await.is_err() {
         log::error!("a container does not end; it ends with the shim, and its exit is lost");
     }
+}
+
+/// Returns when `start` has died before it could answer, and never otherwise.
+fn unanswered(answered: PipeReader) -> io::Result<impl Future<Output = ()>> {
+    let answered = pipe::Receiver::from_owned_fd(answered.into())?;
+    Ok(async move {
+        loop {
+            match answered
+                .readable()
+                .await
+                .map(|()| answered.try_read(&mut [0]))
+            {
+                Ok(Ok(0)) => return,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(Ok(_) | Err(_)) | Err(_) => return std::future::pending().await,
+            }
+        }
+    })
 }
 
 fn terminated() -> io::Result<impl Future<Output = ()>> {
