@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
+use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
 
@@ -60,18 +61,29 @@ pub struct Interrupter {
     means: Means,
 }
 
-/// How a guest that computes is made to notice.
+/// How a guest that computes is made to notice. All guests of a program in this process have the same, and
+/// with it its code.
 #[derive(Clone)]
 pub(crate) enum Means {
     Fence(Arc<Fence>),
-    Epoch(WasmtimeEngine),
+    Epoch(WasmtimeEngine, Arc<Code>),
+}
+
+impl Means {
+    /// The code of the guests that it stops.
+    pub(crate) fn code(&self) -> &Code {
+        match self {
+            Self::Fence(fence) => fence.code(),
+            Self::Epoch(_, code) => code,
+        }
+    }
 }
 
 impl fmt::Debug for Means {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fence(_) => "Fence",
-            Self::Epoch(_) => "Epoch",
+            Self::Epoch(..) => "Epoch",
         })
     }
 }
@@ -151,7 +163,7 @@ impl Interrupter {
         }
         match &self.means {
             Means::Fence(fence) => fence.raise(&self.switch.place, IN, time),
-            Means::Epoch(engine) => {
+            Means::Epoch(engine, _) => {
                 engine.0.increment_epoch();
                 wait(&self.switch.place, IN, Some(time));
             }

@@ -128,11 +128,15 @@ mod fence;
 mod folder;
 mod guest;
 mod host;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod interrupt;
 mod landing;
 mod limits;
 mod outcome;
 mod prepared;
+mod shared;
 mod stdio;
 
 pub use artifact::Artifact;
