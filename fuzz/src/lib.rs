@@ -1,5 +1,7 @@
 //! What the targets share: an input of libFuzzer becomes a value, and a panic a finding.
 
+use std::sync::Once;
+
 use arbitrary::{Arbitrary, Unstructured};
 
 /// Makes the program of a target from a function of any [`Arbitrary`] value: `target!(|input: &[u8]| ...)`.
@@ -36,9 +38,22 @@ pub unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(data, length) }
 }
 
+static START: Once = Once::new();
+
+/// What Rust does before `main`, which here is libFuzzer's.
+#[allow(
+    unsafe_code,
+    reason = "changing a signal's disposition has no safe interface"
+)]
+fn ignore_sigpipe() {
+    // SAFETY: to ignore a signal installs no code that could run at a wrong time.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Calls `target` with the value of `bytes`. A panic ends the process as libFuzzer wants it: aborted, after
 /// the message, so that it keeps the input.
 pub fn run<'a, T: Arbitrary<'a>>(bytes: &'a [u8], target: impl FnOnce(T)) -> std::ffi::c_int {
+    START.call_once(ignore_sigpipe);
     let Ok(input) = T::arbitrary_take_rest(Unstructured::new(bytes)) else {
         // Not to be kept in the corpus.
         return -1;
