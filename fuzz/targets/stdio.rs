@@ -138,13 +138,14 @@ impl Written {
     /// All that the guest wrote arrives, if somebody reads; if not, the guest hears of it.
     fn finish(mut self) {
         while self.reader.is_some() && self.taken < self.wrote {
+            // What the pipe has no room for moves on when the guest, or its end, looks again.
+            self.write(0);
             let before = self.taken;
             self.take(MAX_PENDING);
             assert!(
                 self.taken > before,
                 "it is neither in the pipe nor on its way"
             );
-            self.write(0);
         }
         if self.reader.is_none() {
             // What is lost is told by the write after it.
