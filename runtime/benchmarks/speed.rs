@@ -96,10 +96,10 @@ fn run(artifact: &Artifact) -> Result<Duration> {
     let begun = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?;
     let outcome = tokio.block_on(prepared.run());
     let ended = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?;
-    match outcome {
-        Outcome::Exited(0) => Ok(ended - begun),
-        other => Err(format!("it ended with {other:?}").into()),
+    if outcome != Outcome::Exited(0) {
+        return Err(format!("it ended with {outcome:?}").into());
     }
+    Ok(ended - begun)
 }
 
 /// The wasmtime command.

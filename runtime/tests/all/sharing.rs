@@ -29,12 +29,18 @@ fn runs(loaded: &Loaded) {
 /// How often this process has mapped the code of the program from this fixture's cache, be its entry still
 /// there or not.
 fn copies(fixture: &Fixture) -> usize {
-    let name = format!("{}/{}", fixture.path("cache").display(), digest(&program()));
+    mappings(fixture, &program(), " r-xp ")
+}
+
+/// How many mappings with this protection there are of the entry of `wasm`.
+fn mappings(fixture: &Fixture, wasm: &[u8], protection: &str) -> usize {
+    let folder = fixture.path("cache");
+    let name = format!("{}/{}", folder.display(), digest(wasm));
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let code = maps
-        .lines()
-        .filter(|line| line.contains(&name) && line.contains(" r-xp "));
-    code.count()
+    let lines = maps.lines();
+    lines
+        .filter(|line| line.contains(&name) && line.contains(protection))
+        .count()
 }
 
 #[test]
@@ -143,5 +149,22 @@ fn an_entry_that_was_replaced_or_evicted_is_not_what_runs() {
     assert_eq!(fs::read(&entry).unwrap(), whole);
     for loaded in [&first, &made_again, &repaired, &repaired_again] {
         runs(loaded);
+    }
+}
+
+#[test]
+fn a_guests_first_memory_is_a_private_mapping_of_its_artifact() {
+    let fixture = Fixture::new();
+    let text = wasm::ready_then(wasm::SPIN);
+    let program = wat::parse_str(&text).unwrap();
+    let artifact = fixture.artifact(&program);
+    assert_eq!(mappings(&fixture, &program, " rw-p "), 0);
+    let running = [(); 3].map(|()| start(&artifact, Guest::default()));
+    for guest in &running {
+        assert_eq!(guest.line(), "ready\n");
+    }
+    assert_eq!(mappings(&fixture, &program, " rw-p "), 3);
+    for guest in running {
+        assert_eq!(guest.kill().outcome, Outcome::Killed);
     }
 }
