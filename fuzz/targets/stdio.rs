@@ -66,7 +66,7 @@ wasi_fuzz::target!(|steps: Vec<Step>| {
     for step in steps {
         match step {
             Step::Write(length) => {
-                written.write(usize::try_from(length).unwrap() % (3 * MAX_PENDING))
+                written.write(usize::try_from(length).unwrap() % (3 * MAX_PENDING));
             }
             Step::Take(length) => written.take(length.into()),
             Step::Leave => written.reader = None,
