@@ -50,6 +50,14 @@ impl Code {
         }
     }
 
+    /// What it was mapped for.
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        match self {
+            Self::Module(module) => module.engine(),
+            Self::Component(component) => component.engine(),
+        }
+    }
+
     /// The whole artifact, an ELF file.
     #[allow(unsafe_code, reason = "wasmtime shows the image as pointers")]
     pub(crate) fn image(&self) -> &[u8] {
@@ -74,10 +82,10 @@ impl std::fmt::Debug for Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn new(engine: &Engine, code: Code, means: Means) -> Self {
+    pub(crate) fn new(engine: &Engine, means: Means) -> Self {
         Self {
             engine: engine.clone(),
-            code,
+            code: means.code().clone(),
             means,
         }
     }
@@ -138,7 +146,7 @@ impl Artifact {
             Means::Fence(fence) => {
                 faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
             }
-            Means::Epoch(_) => {
+            Means::Epoch(..) => {
                 store.set_epoch_deadline(1);
                 store.epoch_deadline_async_yield_and_update(1);
             }

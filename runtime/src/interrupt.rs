@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
+use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
 use crate::urgency::Urgency;
@@ -66,18 +67,29 @@ pub struct Interrupter {
     means: Means,
 }
 
-/// How a guest that computes is made to notice.
+/// How a guest that computes is made to notice. All guests of a program in this process have the same, and
+/// with it its code.
 #[derive(Clone)]
 pub(crate) enum Means {
     Fence(Arc<Fence>),
-    Epoch(WasmtimeEngine),
+    Epoch(WasmtimeEngine, Arc<Code>),
+}
+
+impl Means {
+    /// The code of the guests that it stops.
+    pub(crate) fn code(&self) -> &Code {
+        match self {
+            Self::Fence(fence) => fence.code(),
+            Self::Epoch(_, code) => code,
+        }
+    }
 }
 
 impl fmt::Debug for Means {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fence(_) => "Fence",
-            Self::Epoch(_) => "Epoch",
+            Self::Epoch(..) => "Epoch",
         })
     }
 }
@@ -190,7 +202,7 @@ impl Interrupter {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
                 wait(&switch.place, IN, Some(time));
             }),
-            Means::Epoch(engine) => {
+            Means::Epoch(engine, _) => {
                 engine.0.increment_epoch();
                 wait(&self.switch.place, IN, Some(time));
             }

@@ -130,6 +130,9 @@ mod fence;
 mod folder;
 mod guest;
 mod host;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod interrupt;
 mod landing;
 mod limits;
@@ -137,6 +140,7 @@ mod meter;
 mod outcome;
 mod prepared;
 mod quota;
+mod shared;
 mod stdio;
 mod throttle;
 mod urgency;
