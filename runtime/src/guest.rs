@@ -10,6 +10,10 @@ use crate::{Input, Limits, Output};
 /// A program's surroundings. [`Artifact::prepare`](crate::Artifact::prepare) takes it.
 #[derive(Debug, Default)]
 pub struct Guest {
+    /// The export to call instead of the program's start: a function that takes nothing. A component's
+    /// may be in an interface: `wasi:cli/run@0.2.0#run`. What it returns is the exit code: nothing is
+    /// 0, as is a `result` that is `ok`, `err` is 1, a number is itself.
+    pub export: Option<String>,
     /// `args[0]` is the program's own name.
     pub args: Vec<String>,
     /// Variables, in the order that the guest sees them.

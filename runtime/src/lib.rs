@@ -118,7 +118,9 @@
 
 mod artifact;
 mod cache;
+mod call;
 mod compiler;
+mod component;
 mod engine;
 mod entry;
 mod error;
@@ -127,6 +129,7 @@ mod guest;
 mod host;
 mod interrupt;
 mod limits;
+mod module;
 mod outcome;
 mod prepared;
 mod stdio;

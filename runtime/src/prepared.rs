@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::time::timeout;
-use wasmtime::{InstancePre, Store};
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::Store;
 
+use crate::call::Call;
 use crate::host::Host;
 use crate::{Interrupter, Outcome, Output, Usage};
 
@@ -19,16 +19,10 @@ const TAKE_AFTER_KILL: Duration = Duration::from_millis(20);
 /// A program linked to what it is given. Dropping it frees everything; nothing has run.
 pub struct Prepared {
     store: Store<Host>,
-    entry: Entry,
+    call: Call,
     interrupter: Interrupter,
     stdout: Output,
     stderr: Output,
-}
-
-/// What to call, by world.
-pub(crate) enum Entry {
-    Module(InstancePre<Host>),
-    Component(CommandPre<Host>),
 }
 
 impl std::fmt::Debug for Prepared {
@@ -40,14 +34,14 @@ impl std::fmt::Debug for Prepared {
 impl Prepared {
     pub(crate) fn new(
         store: Store<Host>,
-        entry: Entry,
+        call: Call,
         interrupter: Interrupter,
         stdout: Output,
         stderr: Output,
     ) -> Self {
         Self {
             store,
-            entry,
+            call,
             interrupter,
             stdout,
             stderr,
@@ -74,12 +68,12 @@ impl Prepared {
     pub async fn run(self) -> Outcome {
         let Self {
             mut store,
-            entry,
+            call,
             interrupter,
             stdout,
             stderr,
         } = self;
-        let ended = interrupter.guard(entry.call(&mut store)).await;
+        let ended = interrupter.guard(call.run(&mut store)).await;
         let outcome = ended.map_or(Outcome::Killed, Outcome::of);
         // Its files and sockets are closed before anybody hears of its end.
         drop(store);
@@ -100,21 +94,5 @@ impl Prepared {
             finished.and_then(Result::ok)
         };
         outcome
-    }
-}
-
-impl Entry {
-    async fn call(&self, store: &mut Store<Host>) -> wasmtime::Result<Result<(), ()>> {
-        match self {
-            Self::Module(module) => {
-                let instance = module.instantiate_async(&mut *store).await?;
-                let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-                start.call_async(store, ()).await.map(Ok)
-            }
-            Self::Component(component) => {
-                let command = component.instantiate_async(&mut *store).await?;
-                command.wasi_cli_run().call_run(store).await
-            }
-        }
     }
 }

@@ -149,23 +149,16 @@ impl Birth {
         namespaces::enter(&self.plan)?;
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), self.plan.process())?;
-        if let Some(export) = &entrypoint.export {
-            return Err(Error::Unimplemented(format!(
-                "calling the export {export} of {}",
-                entrypoint.path
-            )));
-        }
         let artifact = self.programs.load(&entrypoint)?;
         let root = rootfs
             .tree()
             .try_clone()
             .map_err(Error::host("share the root directory"))?;
-        let prepared = artifact
-            .prepare(guest::guest(&self.plan, root, self.stdio))
-            .map_err(|source| Error::Program {
-                path: entrypoint.path.clone(),
-                source,
-            })?;
+        let guest = guest::guest(&self.plan, entrypoint.export.clone(), root, self.stdio);
+        let prepared = artifact.prepare(guest).map_err(|source| Error::Program {
+            path: entrypoint.path.clone(),
+            source,
+        })?;
         rootfs.enter()?;
         let capabilities = self.capabilities.iter().map(String::as_str);
         credentials::assume(&self.plan.process().user, capabilities)?;

@@ -7,13 +7,14 @@ use wasi_runtime::{Guest, Limits, Preopen};
 
 use crate::stdio::GuestStdio;
 
-/// The guest of `plan`, whose root directory is `root`.
+/// The guest of `plan`, whose root directory is `root`; `export` is what the entrypoint asks for.
 ///
 /// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
 #[must_use]
-pub fn guest(plan: &Plan, root: OwnedFd, stdio: GuestStdio) -> Guest {
+pub fn guest(plan: &Plan, export: Option<String>, root: OwnedFd, stdio: GuestStdio) -> Guest {
     let process = plan.process();
     Guest {
+        export,
         args: process.args.clone(),
         env: process.env.clone(),
         cwd: Some(process.cwd.clone()),

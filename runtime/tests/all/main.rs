@@ -12,6 +12,7 @@ mod command;
 mod compile_child;
 mod compiling;
 mod eviction;
+mod exports;
 mod files;
 mod filter;
 mod fixture;
