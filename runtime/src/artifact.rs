@@ -82,14 +82,16 @@ impl Artifact {
         {
             guest.env.push(("PWD".to_owned(), cwd.clone()));
         }
-        let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
+        if matches!(self.code, Code::Component(_)) && !guest.listeners.is_empty() {
+            return Err(Error::Listeners);
+        }
+        let mut store = Store::new(self.engine.wasmtime(), Host::new(&mut guest)?);
         store.limiter(|host| &mut host.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
-        let export = guest.export.as_deref();
         let call = match &self.code {
-            Code::Module(module) => module::link(module, export, &mut store)?,
-            Code::Component(component) => component::link(component, export)?,
+            Code::Module(module) => module::link(module, &guest, &mut store)?,
+            Code::Component(component) => component::link(component, &guest)?,
         };
         let interrupter = Interrupter::new(self.engine.0.clone());
         Ok(Prepared::new(

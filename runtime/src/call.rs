@@ -44,6 +44,7 @@ impl Call {
                 export,
                 initialize,
             } => {
+                store.data_mut().sockets.register()?;
                 let instance = program.instantiate_async(&mut *store).await?;
                 if *initialize {
                     let initialize = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)?;

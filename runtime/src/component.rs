@@ -1,36 +1,45 @@
 //! Linking a component: WASI 0.2 and what comes with it, and what of the component is to be called.
 
+use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Linker, Type};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_tls::p2::LinkOptions;
 
-use crate::Error;
 use crate::call::Call;
 use crate::host::Host;
+use crate::{Error, Guest};
 
 /// What components can import: every interface of these WASI 0.2 packages.
-const WORLD: [&str; 6] = [
+const WORLD: [&str; 8] = [
     "wasi:cli",
     "wasi:clocks",
+    "wasi:config",
     "wasi:filesystem",
+    "wasi:http",
     "wasi:io",
     "wasi:random",
     "wasi:sockets",
 ];
+/// A package that is there if [`Guest::tls`] says so.
+const TLS: &str = "wasi:tls";
 
-/// Links `component`, to call `export` or, without one, its `run`.
-pub(crate) fn link(component: &Component, export: Option<&str>) -> Result<Call, Error> {
+/// Links `component`, to call what `guest` asks for.
+pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> {
     let engine = component.engine();
-    let mut linker: Linker<Host> = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine)?;
-    let unresolved: Vec<String> = component
+    let imports: Vec<String> = component
         .component_type()
         .imports(engine)
         .map(|(name, _)| name.to_owned())
+        .collect();
+    let package = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+    let unresolved: Vec<String> = imports
+        .iter()
         .filter(|name| {
-            let package = name.split('/').next().unwrap_or_default();
-            !WORLD.contains(&package)
+            let package = package(name);
+            package != TLS && !WORLD.contains(&package.as_str())
         })
+        .cloned()
         .collect();
     if !unresolved.is_empty() {
         return Err(Error::Unresolved {
@@ -38,12 +47,23 @@ pub(crate) fn link(component: &Component, export: Option<&str>) -> Result<Call, 
             provided: WORLD.map(str::to_owned).to_vec(),
         });
     }
-    let program = linker
-        .instantiate_pre(component)
-        .map_err(|error| Error::Import {
-            reason: format!("{error:#}"),
-        })?;
-    if let Some(export) = export {
+    if !guest.tls
+        && let Some(import) = imports.iter().find(|name| package(name) == TLS)
+    {
+        return Err(Error::Off {
+            import: import.clone(),
+            option: "wasi-tls",
+        });
+    }
+    let program = linker(engine, |name| {
+        imports.iter().any(|import| package(import) == name)
+    })
+    .map_err(Error::engine)?
+    .instantiate_pre(component)
+    .map_err(|error| Error::Import {
+        reason: format!("{error:#}"),
+    })?;
+    if let Some(export) = &guest.export {
         let export = asked(component, export)?;
         return Ok(Call::Component { program, export });
     }
@@ -53,6 +73,24 @@ pub(crate) fn link(component: &Component, export: Option<&str>) -> Result<Call, 
             wanted: "wasi:cli/run@0.2",
             callable: callable(component),
         })
+}
+
+/// All of the world; packages that few import only if `imports` says so.
+fn linker(engine: &Engine, imports: impl Fn(&str) -> bool) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    if imports("wasi:http") {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    }
+    if imports("wasi:config") {
+        wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
+    }
+    if imports(TLS) {
+        let mut options = LinkOptions::default();
+        options.tls(true);
+        wasmtime_wasi_tls::p2::add_to_linker(&mut linker, &options)?;
+    }
+    Ok(linker)
 }
 
 /// Finds `FUNCTION` or `INTERFACE#FUNCTION`. A version of an interface is one that semver says it

@@ -33,6 +33,17 @@ pub enum Error {
         /// What wasmtime says of it.
         reason: String,
     },
+    /// An import that has to be asked for. The caller's fault.
+    #[error("it imports {import}, which is off; the option {option} turns it on")]
+    Off {
+        /// What it imports.
+        import: String,
+        /// What turns it on.
+        option: &'static str,
+    },
+    /// Listening sockets for a component, which could not get at them. The caller's fault.
+    #[error("it is a component, which opens its own sockets: listening ones are for modules")]
+    Listeners,
     /// Nothing to call. The image's fault.
     #[error("it exports no {wanted}: it is a library, not a program{}", could_be_asked_for(.callable))]
     NoEntrypoint {
@@ -115,6 +126,8 @@ impl Error {
             | Self::Import { .. }
             | Self::NoEntrypoint { .. }
             | Self::NoExport { .. }
+            | Self::Off { .. }
+            | Self::Listeners
             | Self::Nul { .. } => true,
             Self::Compiler { .. }
             | Self::Cache { .. }

@@ -3,9 +3,10 @@
 //! Everything is off until it is set: no arguments, no environment, no directory, closed stdin,
 //! discarded output, no network, no limits.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use crate::{Input, Limits, Output};
+use crate::{Input, Limits, Network, Output};
 
 /// A program's surroundings. [`Artifact::prepare`](crate::Artifact::prepare) takes it.
 #[derive(Debug, Default)]
@@ -31,9 +32,19 @@ pub struct Guest {
     pub stderr: Output,
     /// What it may use of the host.
     pub limits: Limits,
-    /// Whether it may make sockets and look up names, in the network namespace of the thread that
-    /// runs it.
-    pub network: bool,
+    /// Whom it may talk to, in the network namespace of the thread that runs it.
+    pub network: Network,
+    /// Sockets that listen, the first being the descriptor after the preopens. They are for WASI 0.1,
+    /// which can accept connections and not ask for them; 0.2 makes its own. Their number is handed over
+    /// as `LISTEN_FDS`, unless `env` has one. They do not block at first, as is usual with other
+    /// runtimes and as Go wants it: a program that accepts in a blocking way says so
+    /// (`set_nonblocking(false)`).
+    pub listeners: Vec<TcpListener>,
+    /// What `wasi:config/store` has, names and values.
+    pub config: Vec<(String, String)>,
+    /// Whether a component may import `wasi:tls`, whose interface is a draft. wasmtime counts it as
+    /// unstable.
+    pub tls: bool,
 }
 
 /// A directory handed to a guest.

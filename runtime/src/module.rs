@@ -3,21 +3,17 @@
 use wasmtime::{ExternType, FuncType, Linker, Module, Store, ValType};
 use wasmtime_wasi::I32Exit;
 
-use crate::Error;
 use crate::call::{Call, INITIALIZE};
 use crate::host::Host;
+use crate::{Error, Guest, sockets};
 
 /// The module that WASI 0.1 is imported from.
 pub(crate) const WASI: &str = "wasi_snapshot_preview1";
 /// What a command exports.
 const START: &str = "_start";
 
-/// Links `module`, to call `export` or, without one, its start.
-pub(crate) fn link(
-    module: &Module,
-    export: Option<&str>,
-    store: &mut Store<Host>,
-) -> Result<Call, Error> {
+/// Links `module`, to call what `guest` asks for.
+pub(crate) fn link(module: &Module, guest: &Guest, store: &mut Store<Host>) -> Result<Call, Error> {
     let mut linker: Linker<Host> = Linker::new(module.engine());
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host| &mut host.wasi)
         .map_err(Error::engine)?;
@@ -28,6 +24,9 @@ pub(crate) fn link(
             Err(I32Exit(code.cast_signed()).into())
         })
         .map_err(Error::engine)?;
+    if !store.data().sockets.is_empty() {
+        sockets::lay_over(&mut linker).map_err(Error::engine)?;
+    }
     let unresolved: Vec<String> = module
         .imports()
         .filter(|import| linker.get_by_import(&mut *store, import).is_none())
@@ -39,7 +38,7 @@ pub(crate) fn link(
             provided: vec![WASI.to_owned()],
         });
     }
-    let export = match export {
+    let export = match guest.export.as_deref() {
         Some(export) => asked(module, export)?,
         None => start(module)?,
     };

@@ -154,7 +154,8 @@ impl Birth {
             .tree()
             .try_clone()
             .map_err(Error::host("share the root directory"))?;
-        let guest = guest::guest(&self.plan, entrypoint.export.clone(), root, self.stdio);
+        let mut guest = guest::guest(&self.plan, entrypoint.export.clone(), root, self.stdio);
+        guest.listeners = guest::listeners(&self.plan)?;
         let prepared = artifact.prepare(guest).map_err(|source| Error::Program {
             path: entrypoint.path.clone(),
             source,

@@ -1,15 +1,17 @@
 //! Where bundles and runtime meet: what a plan grants becomes what a guest is given.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use wasi_bundles::Plan;
-use wasi_runtime::{Guest, Limits, Preopen};
+use wasi_runtime::{Guest, Limits, Network, Peer, Preopen};
 
+use crate::Error;
 use crate::stdio::GuestStdio;
 
 /// The guest of `plan`, whose root directory is `root`; `export` is what the entrypoint asks for.
 ///
-/// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
+/// The network is the one of the thread's network namespace, as far as the plan allows it.
 #[must_use]
 pub fn guest(plan: &Plan, export: Option<String>, root: OwnedFd, stdio: GuestStdio) -> Guest {
     let process = plan.process();
@@ -28,6 +30,38 @@ pub fn guest(plan: &Plan, export: Option<String>, root: OwnedFd, stdio: GuestStd
         limits: Limits {
             memory: plan.limits().memory,
         },
-        network: true,
+        network: network(plan.options().allow_net.as_deref()),
+        // Only the container's first program gets them: see `listeners`.
+        listeners: Vec::new(),
+        config: plan.options().config.clone().into_iter().collect(),
+        tls: plan.options().wasi_tls,
     }
+}
+
+fn network(allowed: Option<&[wasi_bundles::Peer]>) -> Network {
+    match allowed {
+        None => Network::All,
+        Some([]) => Network::Off,
+        Some(peers) => Network::Only(
+            peers
+                .iter()
+                .map(|peer| Peer {
+                    addresses: peer.addresses,
+                    port: peer.port,
+                })
+                .collect(),
+        ),
+    }
+}
+
+/// Listens at the addresses that `plan` asks for. To be called on the container's thread, in its network
+/// namespace, and before it gives up the right to take a low port.
+///
+/// # Errors
+///
+/// [`Error::Host`] with the address: it is taken, or not the container's.
+pub fn listeners(plan: &Plan) -> Result<Vec<TcpListener>, Error> {
+    let listen =
+        |address| TcpListener::bind(address).map_err(Error::host(format!("listen at {address}")));
+    plan.options().listen_tcp.iter().map(listen).collect()
 }
