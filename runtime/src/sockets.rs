@@ -7,7 +7,7 @@
 //! - A listening socket has a directory below (see [`Host`](crate::host::Host)), which keeps its number
 //!   from being given to a file, and goes when the socket is closed.
 //! - An accepted socket has a number from [`FIRST`] on, which the table below does not get to: it gives
-//!   out the lowest numbers there are, and has room for [`MAX_RESOURCES`].
+//!   out numbers again that were closed, and only without any the next, and has room for [`MAX_RESOURCES`].
 //!
 //! Readiness is the kernel's answer at the moment of the question. What tokio remembers of it only decides
 //! when to ask again.
@@ -33,7 +33,11 @@ use crate::{Error, Network};
 pub(crate) use link::lay_over;
 
 /// The first number of an accepted socket.
-const FIRST: u32 = 2 * MAX_RESOURCES as u32;
+const FIRST: u32 = 8192;
+const _: () = assert!(
+    FIRST as usize > MAX_RESOURCES + 16,
+    "it has to be beyond the table below"
+);
 /// The first number after stdin, stdout and stderr.
 const FIRST_PREOPEN: u32 = 3;
 

@@ -140,7 +140,7 @@ impl Sockets {
         let mut status = [0; 24];
         status[0] = SOCKET_STREAM;
         if socket.nonblocking {
-            status[2] = NONBLOCK as u8;
+            status[2..6].copy_from_slice(&NONBLOCK.to_le_bytes());
         }
         status[8..16].copy_from_slice(&RIGHTS.to_le_bytes());
         status[16..24].copy_from_slice(&RIGHTS.to_le_bytes());
