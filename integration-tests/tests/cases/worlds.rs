@@ -99,10 +99,14 @@ fn a_go_server_listens_in_its_own_network(containerd: &Containerd) -> Result<()>
 
 /// Port 80 takes the right of root, which the guest has not.
 fn serves(containerd: &Containerd, guest: &str, answer: &str) -> Result<()> {
-    let task = run(containerd, guest, &format!("listens-{guest}"))?
+    let image = Image::new(&format!("worlds-user-{guest}:1"))
+        .platform("wasi", "wasm")
+        .file("/app.wasm", guests::named(guest)?)
+        .user("1000:1000");
+    containerd.import(&image)?;
+    let task = containerd
+        .run(&image, &format!("listens-{guest}"))
         .annotation(&format!("{OPTION}.listen-tcp"), "0.0.0.0:80, 0.0.0.0:8080")
-        .flag("--user")
-        .flag("1000")
         .args(["/app.wasm", "4", "2"])
         .start()?;
     task.writes("serving 2")?;
