@@ -89,10 +89,12 @@ impl Sockets {
         let mut buffer = vec![0; pieces.iter().map(|(_, length)| length).sum()];
         let mut got = socket.receive(&mut buffer, flags & PEEK != 0).await?;
         // To wait for all of it is only possible for one that waits, and not to peek.
-        while flags & WAIT_ALL != 0 && flags & PEEK == 0 && !socket.nonblocking {
-            match socket.receive(&mut buffer[got..], false).await? {
-                0 => break,
-                more => got += more,
+        if flags & WAIT_ALL != 0 && flags & PEEK == 0 && !socket.nonblocking {
+            while got < buffer.len() {
+                match socket.receive(&mut buffer[got..], false).await? {
+                    0 => break,
+                    more => got += more,
+                }
             }
         }
         let mut rest = &buffer[..got];

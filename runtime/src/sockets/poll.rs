@@ -201,7 +201,7 @@ impl Wanted<'_> {
             Tcp::Connection(connection) if !self.write => {
                 rustix::io::ioctl_fionread(connection.get_ref()).unwrap_or(0)
             }
-            _ => 1,
+            Tcp::Connection(_) | Tcp::Listener(_) => 1,
         };
         let hung_up = ready.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP);
         let flags = if hung_up { HANGUP } else { 0 };
