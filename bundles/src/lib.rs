@@ -61,6 +61,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod options;
+mod peer;
 mod plan;
 mod process;
 #[cfg(any(test, feature = "testing"))]
@@ -76,6 +77,7 @@ pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
 pub use options::Options;
+pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use process::{Process, User};
 pub use wasm::{Kind, NotWasm};

@@ -32,6 +32,7 @@ mod cases {
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
+    pub(crate) mod worlds;
 }
 
 const MODULES: &[(&str, &[Case])] = &[
@@ -46,6 +47,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("refusals", cases::refusals::CASES),
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
+    ("worlds", cases::worlds::CASES),
 ];
 
 /// One version's containerd, started by the first case that asks for it.

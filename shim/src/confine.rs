@@ -13,7 +13,7 @@
 //! An exec has a thread of its own, which does the same but for the first steps: it joins the
 //! [`Place`] that the container's made.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use rustix::time::ClockId;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Budget, Interrupter, Outcome, Prepared, Usage};
+use wasi_runtime::{Budget, Guest, Interrupter, Outcome, Prepared, Usage};
 
 use crate::namespaces::{self, Handles};
 use crate::place::Place;
@@ -133,15 +133,9 @@ impl Birth {
         let tree = rootfs.tree().as_fd();
         let entrypoint = Entrypoint::resolve(tree, process)?;
         let (programs, budget) = (&self.programs, self.budget.clone());
-        let prepared = prepare(
-            &entrypoint,
-            programs,
-            plan,
-            process,
-            tree,
-            self.stdio,
-            budget,
-        )?;
+        let mut guest = guest::guest(plan, process, share(tree)?, self.stdio, budget);
+        guest.listeners = guest::listeners(plan)?;
+        let prepared = prepare(&entrypoint, programs, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
@@ -181,7 +175,8 @@ impl Joining {
         let entrypoint = Entrypoint::resolve(tree, &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
         let (programs, budget) = (&place.programs, place.budget.clone());
-        let prepared = prepare(&entrypoint, programs, plan, &process, tree, stdio, budget)?;
+        let guest = guest::guest(plan, &process, share(tree)?, stdio, budget);
+        let prepared = prepare(&entrypoint, programs, guest)?;
         place.join(&process)?;
         let runtime = runtime(&place.budget)?;
         Ok(Made {
@@ -192,33 +187,23 @@ impl Joining {
     }
 }
 
-/// The guest of `process`, whose program is `entrypoint`, ready to run in the container of `plan` whose
-/// root is `tree`.
+/// `guest`, whose program is `entrypoint`, ready to run.
 fn prepare(
     entrypoint: &Entrypoint,
     programs: &Programs,
-    plan: &Plan,
-    process: &Process,
-    tree: BorrowedFd<'_>,
-    stdio: GuestStdio,
-    budget: Budget,
+    mut guest: Guest,
 ) -> Result<Prepared, Error> {
-    if let Some(export) = &entrypoint.export {
-        return Err(Error::Unimplemented(format!(
-            "calling the export {export} of {}",
-            entrypoint.path
-        )));
-    }
+    guest.export.clone_from(&entrypoint.export);
     let artifact = programs.load(entrypoint)?;
-    let root = tree
-        .try_clone_to_owned()
-        .map_err(Error::host("share the root directory"))?;
-    artifact
-        .prepare(guest::guest(plan, process, root, stdio, budget))
-        .map_err(|source| Error::Program {
-            path: entrypoint.path.clone(),
-            source,
-        })
+    artifact.prepare(guest).map_err(|source| Error::Program {
+        path: entrypoint.path.clone(),
+        source,
+    })
+}
+
+fn share(tree: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    tree.try_clone_to_owned()
+        .map_err(Error::host("share the root directory"))
 }
 
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.
