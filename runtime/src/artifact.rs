@@ -11,7 +11,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::host::Host;
 use crate::interrupt::Interrupter;
 use crate::prepared::Entry;
-use crate::{Engine, Error, Guest, Prepared};
+use crate::{Engine, Error, Guest, Prepared, filesystem};
 
 /// What components can import: every interface of these WASI 0.2 packages.
 const COMPONENT_WORLD: [&str; 6] = [
@@ -116,8 +116,7 @@ impl Artifact {
 
 fn link_module(module: &Module, store: &mut Store<Host>) -> Result<Entry, Error> {
     let mut linker: Linker<Host> = Linker::new(module.engine());
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host| &mut host.wasi)
-        .map_err(Error::engine)?;
+    filesystem::add_to_module_linker(&mut linker).map_err(Error::engine)?;
     // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
     linker.allow_shadowing(true);
     linker
@@ -157,6 +156,7 @@ fn link_component(component: &Component) -> Result<Entry, Error> {
     let engine = component.engine();
     let mut linker: ComponentLinker<Host> = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine)?;
+    filesystem::add_to_component_linker(&mut linker).map_err(Error::engine)?;
     let unresolved: Vec<String> = component
         .component_type()
         .imports(engine)

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 
+use crate::filesystem::Preopens;
 use crate::limits::Limiter;
 use crate::{Error, Guest};
 
@@ -19,6 +20,7 @@ const MAX_RESOURCES: usize = 4096;
 /// Store data. WASI 0.1 is implemented over WASI 0.2, so one context serves both.
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
+    pub(crate) preopens: Preopens,
     pub(crate) limiter: Limiter,
 }
 
@@ -69,6 +71,7 @@ impl Host {
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
         Ok(Self {
+            preopens: Preopens::of(&mut wasi).map_err(Error::engine)?,
             wasi,
             limiter: Limiter::new(guest.limits),
         })

@@ -122,6 +122,7 @@ mod compiler;
 mod engine;
 mod entry;
 mod error;
+mod filesystem;
 mod folder;
 mod guest;
 mod host;
