@@ -62,6 +62,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod plan;
+mod preopens;
 mod process;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -77,5 +78,6 @@ pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
 pub use options::Options;
 pub use plan::{Plan, Rootfs};
+pub use preopens::Preopen;
 pub use process::{Process, User};
 pub use wasm::{Kind, NotWasm};

@@ -6,7 +6,7 @@
 //! Under CRI an annotation gets into the bundle only if containerd's configuration of the runtime lists
 //! it (`container_annotations`, `pod_annotations`).
 
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, Preopen};
 
 /// What comes before the name of an option.
 const PREFIX: &str = "io.containerd.wasi.v1.";
@@ -14,13 +14,19 @@ const PREFIX: &str = "io.containerd.wasi.v1.";
 /// The options of a container. The default is what a bundle without any has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Options {}
+pub struct Options {
+    /// `preopens`: the directories that the guest is given; `None` is the container's root as `/`.
+    pub preopens: Option<Vec<Preopen>>,
+}
 
 /// Reads the value of one option; what is wrong with it otherwise, and how it is written.
 type Read = fn(&mut Options, &str) -> Result<(), String>;
 
 /// Every option, by name.
-const KNOWN: &[(&str, Read)] = &[];
+const KNOWN: &[(&str, Read)] = &[("preopens", |options, value| {
+    options.preopens = Some(Preopen::list(value)?);
+    Ok(())
+})];
 
 impl Options {
     /// Reads the annotations of a bundle.
@@ -67,6 +73,15 @@ mod tests {
     fn other_annotations_are_none_of_its_business() {
         let options = options("io.kubernetes.cri.container-name", "web").unwrap();
         assert_eq!(options, Options::default());
+    }
+
+    #[test]
+    fn directories_are_listed_in_the_place_of_the_root() {
+        let key = "io.containerd.wasi.v1.preopens";
+        let listed = options(key, "/:ro,/data").unwrap().preopens.unwrap();
+        assert_eq!(listed.len(), 2);
+        let error = options(key, "data").unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
     }
 
     #[test]

@@ -16,7 +16,10 @@
 //! second call gets an error, or another file of the same container. A path without such a link is
 //! never walked and costs nothing.
 //!
-//! The second thing that is added are errors. wasmtime-wasi makes "I/O error" of the numbers it does not
+//! Symlinks are made and read here altogether: wasmtime-wasi neither makes one with an absolute target
+//! nor tells one.
+//!
+//! The last thing that is added are errors. wasmtime-wasi makes "I/O error" of the numbers it does not
 //! know; a file system that is read-only and a rename across mounts are told as what they are
 //! ([`cause`]).
 //!
@@ -87,6 +90,13 @@ impl Preopens {
         let made = spawn_blocking(move || route::symlink(&preopens.0, &target, &place));
         made.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
     }
+
+    /// Reads a symlink, whose target may be absolute: wasmtime-wasi refuses that, too.
+    async fn readlink(&self, place: Place) -> Result<String, ErrorCode> {
+        let preopens = self.clone();
+        let read = spawn_blocking(move || route::readlink(&preopens.0, &place));
+        read.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
+    }
 }
 
 /// Opens what is at `path` in `directory`, without using it, and without leaving the directory.
@@ -104,4 +114,11 @@ fn split(path: &str) -> (&str, &str) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (".", path),
     }
+}
+
+/// The path of a folder to be removed. With a slash at its end wasmtime-wasi removes none; a link is none
+/// either way.
+fn without_slash(path: &str) -> &str {
+    let kept = path.trim_end_matches('/');
+    if kept.is_empty() { path } else { kept }
 }

@@ -22,14 +22,14 @@ use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan};
 use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
 
+use crate::pool::Pool;
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
 use crate::{Error, credentials, guest, namespaces};
 
-/// How many file operations and name lookups of a guest run at once. One that never returns (the open
-/// of a FIFO that nobody writes to) keeps its thread until the shim ends, so this bounds what a guest
-/// can leave behind.
+/// How many file operations and name lookups of a guest run at once. One that no signal ends keeps its
+/// thread until the shim ends, so this bounds what a guest can leave behind.
 const FILES: usize = 16;
 
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
@@ -103,7 +103,7 @@ impl Birth {
             .spawn(move || {
                 let pid = rustix::thread::gettid().as_raw_nonzero().get();
                 let pid = pid.cast_unsigned();
-                let (prepared, runtime) = match self.make() {
+                let (prepared, runtime, pool) = match self.make() {
                     Ok(made) => made,
                     Err(error) => return drop(ready.send(Err((error, pid)))),
                 };
@@ -114,7 +114,7 @@ impl Birth {
                 }));
                 if ready.is_ok() && released.blocking_recv().is_ok() {
                     // Nobody listens any more only if the container's driver died in a panic.
-                    drop(finish.send(run(prepared, runtime)));
+                    drop(finish.send(run(prepared, runtime, &pool)));
                 }
             })
             .map_err(Error::host("start the container's thread"))?;
@@ -145,7 +145,7 @@ impl Birth {
     }
 
     /// On the new thread: from the host's world into the container's.
-    fn make(self) -> Result<(Prepared, Runtime), Error> {
+    fn make(self) -> Result<(Prepared, Runtime, Pool), Error> {
         namespaces::enter(&self.plan)?;
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), self.plan.process())?;
@@ -156,12 +156,9 @@ impl Birth {
             )));
         }
         let artifact = self.programs.load(&entrypoint)?;
-        let root = rootfs
-            .tree()
-            .try_clone()
-            .map_err(Error::host("share the root directory"))?;
+        let preopens = rootfs.preopens(&self.plan)?;
         let prepared = artifact
-            .prepare(guest::guest(&self.plan, root, self.stdio))
+            .prepare(guest::guest(&self.plan, preopens, self.stdio))
             .map_err(|source| Error::Program {
                 path: entrypoint.path.clone(),
                 source,
@@ -169,19 +166,18 @@ impl Birth {
         rootfs.enter()?;
         let capabilities = self.capabilities.iter().map(String::as_str);
         credentials::assume(&self.plan.process().user, capabilities)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(FILES)
-            .build()
+        let pool = Pool::default();
+        let runtime = pool
+            .runtime(FILES)
             .map_err(Error::host("make the runtime that polls the guest"))?;
-        Ok((prepared, runtime))
+        Ok((prepared, runtime, pool))
     }
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared, runtime: Runtime) -> Ended {
+fn run(prepared: Prepared, runtime: Runtime, pool: &Pool) -> Ended {
     let outcome = runtime.block_on(prepared.run());
-    runtime.shutdown_timeout(POOL);
+    pool.end(runtime, POOL);
     let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
     Ended {
         outcome,

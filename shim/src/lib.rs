@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod logger;
 pub mod names;
 pub mod namespaces;
+pub mod pool;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;

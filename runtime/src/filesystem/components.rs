@@ -216,6 +216,15 @@ macro_rules! upstream {
 type Fd = Resource<Descriptor>;
 type Entries = Resource<ReaddirIterator>;
 
+/// A slash at the end of a path asks for what a link leads to, which wasmtime-wasi overlooks.
+fn trailing(path: &str) -> PathFlags {
+    if path.ends_with('/') {
+        PathFlags::SYMLINK_FOLLOW
+    } else {
+        PathFlags::empty()
+    }
+}
+
 /// For one call, which gives it back.
 fn borrow(fd: &Fd) -> Fd {
     Resource::new_borrow(fd.rep())
@@ -279,6 +288,7 @@ impl HostDescriptor for Files<'_> {
         follow: PathFlags,
         path: String,
     ) -> FsResult<DescriptorStat> {
+        let follow = follow | trailing(&path);
         let last = Last::follow(follow.contains(PathFlags::SYMLINK_FOLLOW));
         ask!(self, fd, path, last, |fd, path| {
             self.upstream.stat_at(fd, follow, path)
@@ -292,6 +302,7 @@ impl HostDescriptor for Files<'_> {
         follow: PathFlags,
         path: String,
     ) -> FsResult<MetadataHashValue> {
+        let follow = follow | trailing(&path);
         let last = Last::follow(follow.contains(PathFlags::SYMLINK_FOLLOW));
         ask!(self, fd, path, last, |fd, path| {
             self.upstream.metadata_hash_at(fd, follow, path)
@@ -300,10 +311,8 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
-        ask!(self, fd, path, Last::Keep, |fd, path| {
-            self.upstream.readlink_at(fd, path)
-        })
-        .map_err(|(error, _)| error)
+        let place = self.place(&fd, &path).ok_or(ErrorCode::NotDirectory)?;
+        Ok(self.preopens.readlink(place).await?)
     }
 
     async fn set_times_at(
@@ -328,6 +337,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let path = super::without_slash(&path).to_owned();
         change!(self, fd, path, Last::Name, |fd, path| {
             self.upstream.remove_directory_at(fd, path)
         })

@@ -8,12 +8,13 @@ use wasmtime_wasi::p1::types::*;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1};
 use wiggle::{GuestMemory, GuestPtr};
 
+use super::Place;
 use super::descriptors::{Detour, Scratch, length};
 use super::route::Last;
 use crate::host::Host;
 
 /// The longest path there is (limits.h).
-const PATH_MAX: usize = 4096;
+const PATH_MAX: u32 = 4096;
 
 /// Puts all of WASI 0.1 into the linker.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
@@ -135,6 +136,23 @@ macro_rules! upstream {
     };
 }
 
+impl Host {
+    /// A place that the guest names.
+    async fn named(
+        &mut self,
+        memory: &GuestMemory<'_>,
+        fd: Fd,
+        path: Path,
+    ) -> Result<Place, Error> {
+        if path.len() > PATH_MAX {
+            return Err(Errno::Nametoolong.into());
+        }
+        let path = memory.as_cow_str(path)?.into_owned();
+        let place = self.place(fd, &path).await;
+        Ok(place.ok_or(Errno::Badf)?)
+    }
+}
+
 type Bytes = GuestPtr<u8>;
 type Path = GuestPtr<str>;
 
@@ -224,6 +242,12 @@ impl WasiSnapshotPreview1 for Host {
         follow: Lookupflags,
         path: Path,
     ) -> Result<Filestat, Error> {
+        // A slash at the end asks for what a link leads to, which wasmtime-wasi overlooks.
+        let follow = if memory.as_cow_str(path)?.ends_with('/') {
+            follow | Lookupflags::SYMLINK_FOLLOW
+        } else {
+            follow
+        };
         let last = Last::follow(follow.contains(Lookupflags::SYMLINK_FOLLOW));
         ask!(self, memory, fd, path, last, |memory, fd, path| {
             self.wasi.path_filestat_get(memory, fd, follow, path)
@@ -239,30 +263,13 @@ impl WasiSnapshotPreview1 for Host {
         buffer: Bytes,
         len: Size,
     ) -> Result<Size, Error> {
-        let first = self.wasi.path_readlink(memory, fd, path, buffer, len).await;
-        let errno = match first {
-            Ok(read) => return Ok(read),
-            Err(error) => error.downcast().map_err(Error::trap)?,
-        };
-        let text = memory.as_cow_str(path)?.into_owned();
-        let detour = match errno {
-            Errno::Perm => self.detour(fd, &text, Last::Keep).await?,
-            _ => None,
-        };
-        let Some(detour) = detour else {
-            return Err(errno.into());
-        };
-        // The answer comes back in the same memory.
-        let mut scratch = Scratch::new(&detour.path, &"\0".repeat(PATH_MAX));
-        let (path, answer) = (scratch.first(), GuestPtr::new(scratch.first));
-        self.wasi.set_hostcall_fuel(scratch.len());
-        let size = len.min(length(PATH_MAX));
-        let read = self
-            .wasi
-            .path_readlink(&mut scratch.memory(), detour.fd, path, answer, size)
-            .await?;
-        let answer = scratch.memory().to_vec(answer.as_array(read))?;
-        memory.copy_from_slice(&answer, buffer.as_array(read))?;
+        let place = self.named(memory, fd, path).await?;
+        let target = self.preopens.readlink(place).await.map_err(Errno::from)?;
+        // As much of it as there is room for.
+        let read = length(target.len()).min(len);
+        let target = target.as_bytes().iter().take(read as usize);
+        let target: Vec<u8> = target.copied().collect();
+        memory.copy_from_slice(&target, buffer.as_array(read))?;
         Ok(read)
     }
 
@@ -300,6 +307,8 @@ impl WasiSnapshotPreview1 for Host {
         fd: Fd,
         path: Path,
     ) -> Result<(), Error> {
+        let kept = super::without_slash(&memory.as_cow_str(path)?).len();
+        let path = Path::new((path.offset().0, length(kept)));
         change!(self, memory, fd, path, Last::Name, |memory, fd, path| {
             self.wasi.path_remove_directory(memory, fd, path)
         })
@@ -323,14 +332,11 @@ impl WasiSnapshotPreview1 for Host {
         fd: Fd,
         path: Path,
     ) -> Result<(), Error> {
-        for text in [target, path] {
-            if text.len() > length(PATH_MAX) {
-                return Err(Errno::Nametoolong.into());
-            }
+        if target.len() > PATH_MAX {
+            return Err(Errno::Nametoolong.into());
         }
         let target = memory.as_cow_str(target)?.into_owned();
-        let path = memory.as_cow_str(path)?.into_owned();
-        let place = self.place(fd, &path).await.ok_or(Errno::Badf)?;
+        let place = self.named(memory, fd, path).await?;
         let made = self.preopens.symlink(target, place).await;
         made.map_err(|code| Errno::from(code).into())
     }

@@ -4,6 +4,7 @@
 //! Only names are looked up, one at a time and following nothing; `..` takes the name before it off
 //! again. So the kernel is never asked for anything outside of the directory a way starts at.
 
+use std::borrow::Cow;
 use std::fs::File;
 
 use rustix::fs::{FileType, OFlags, ResolveFlags};
@@ -78,18 +79,43 @@ pub(super) fn find(
 
 /// Makes a symlink at a place. The target may be any text: who follows it stays in.
 pub(super) fn symlink(preopens: &[Preopen], target: &str, place: &Place) -> Result<(), Errno> {
-    let route = find(preopens, &place.directory, &place.path, Last::Name)?;
-    let (directory, path) = match &route {
-        Some(route) => (start(preopens, &place.directory, route.start), &route.path),
-        None => (&*place.directory, &place.path),
-    };
-    let (parent, name) = split(path);
+    let (directory, path) = place.end(preopens, Last::Name)?;
+    let (parent, name) = split(&path);
     let parent = look(directory, parent, OFlags::DIRECTORY, ResolveFlags::empty())?;
     // A slash at its end makes it the name of a directory, of which there is none.
     rustix::fs::symlinkat(target, parent, name)
 }
 
-fn start<'a>(preopens: &'a [Preopen], given: &'a File, start: Start) -> &'a File {
+/// Reads the symlink at a place.
+pub(super) fn readlink(preopens: &[Preopen], place: &Place) -> Result<String, Errno> {
+    let (directory, path) = place.end(preopens, Last::Keep)?;
+    let link = look(directory, &path, OFlags::NOFOLLOW, ResolveFlags::empty())?;
+    let mode = rustix::fs::fstat(&link)?.st_mode;
+    if FileType::from_raw_mode(mode) != FileType::Symlink {
+        return Err(Errno::INVAL);
+    }
+    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+    target.into_string().map_err(|_| Errno::ILSEQ)
+}
+
+impl Place {
+    /// Where its path leads, as what [`look`] needs.
+    fn end<'a>(
+        &'a self,
+        preopens: &'a [Preopen],
+        last: Last,
+    ) -> Result<(&'a File, Cow<'a, str>), Errno> {
+        let route = find(preopens, &self.directory, &self.path, last)?;
+        Ok(match route {
+            Some(Route { start, path }) => {
+                (start_of(preopens, &self.directory, start), path.into())
+            }
+            None => (&self.directory, self.path.as_str().into()),
+        })
+    }
+}
+
+fn start_of<'a>(preopens: &'a [Preopen], given: &'a File, start: Start) -> &'a File {
     match start {
         Start::Given => given,
         Start::Preopen(index) => &preopens[index].directory.dir,
@@ -176,7 +202,7 @@ impl Walk<'_> {
     /// Looks up a name where the walk is, and goes there unless it is a link to follow.
     fn look_at(&mut self, name: String, keep: bool) -> Found {
         self.names.push(name);
-        let directory = start(self.preopens, self.given, self.start);
+        let directory = start_of(self.preopens, self.given, self.start);
         let path = self.names.join("/");
         let found = look(
             directory,

@@ -13,6 +13,7 @@ mod compile_child;
 mod compiling;
 mod eviction;
 mod files;
+mod filesystem;
 mod filter;
 mod fixture;
 mod hostile;
