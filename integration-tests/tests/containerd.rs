@@ -23,6 +23,7 @@ macro_rules! cases {
 mod cases {
     pub(crate) mod caching;
     pub(crate) mod endings;
+    pub(crate) mod files;
     pub(crate) mod fixture;
     pub(crate) mod identity;
     pub(crate) mod isolation;
@@ -36,6 +37,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("programs", cases::programs::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
+    ("files", cases::files::CASES),
     ("metrics", cases::metrics::CASES),
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),

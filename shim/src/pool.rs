@@ -56,7 +56,7 @@ impl Pool {
         while !living.is_empty() && begun.elapsed() < limit {
             for thread in living.iter() {
                 // It has not left: to do that it takes itself off the list, which is locked.
-                drop(pthread_kill(*thread, WAKE));
+                let _ = pthread_kill(*thread, WAKE);
             }
             let waited = self.0.one_left.wait_timeout(living, INTERVAL);
             living = waited.unwrap_or_else(PoisonError::into_inner).0;
