@@ -29,6 +29,7 @@
 mod cause;
 mod components;
 mod descriptors;
+mod files;
 mod modules;
 mod route;
 

@@ -1,7 +1,7 @@
 //! `wasi:filesystem` 0.2: wasmtime-wasi's, asked again where a path leads through an absolute link.
 
 use wasmtime::component::{HasData, Linker, Resource};
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode,
     Filesize, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags,
@@ -9,8 +9,8 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult, ReaddirIterator};
 
-use super::route::{Last, Start};
-use super::{Place, Preopens, cause};
+use super::files::{Detour, Files, explain};
+use super::route::Last;
 use crate::host::Host;
 
 /// Puts the functions in place of wasmtime-wasi's.
@@ -28,98 +28,6 @@ struct HasFiles;
 
 impl HasData for HasFiles {
     type Data<'a> = Files<'a>;
-}
-
-/// The files of one guest.
-struct Files<'a> {
-    upstream: WasiFilesystemCtxView<'a>,
-    preopens: &'a Preopens,
-}
-
-/// Where to try again. The descriptor is in the table only until then.
-struct Detour {
-    start: Resource<Descriptor>,
-    path: String,
-}
-
-impl Files<'_> {
-    fn place(&self, fd: &Resource<Descriptor>, path: &str) -> Option<Place> {
-        match self.upstream.table.get(fd) {
-            Ok(Descriptor::Dir(dir)) => Some(Place {
-                directory: dir.dir.clone(),
-                path: path.to_owned(),
-            }),
-            Ok(Descriptor::File(_)) | Err(_) => None,
-        }
-    }
-
-    /// Another way to a path that an operation was not permitted to go.
-    async fn detour(
-        &mut self,
-        fd: &Resource<Descriptor>,
-        path: &str,
-        last: Last,
-        error: &FsError,
-    ) -> FsResult<Option<Detour>> {
-        if !matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)) {
-            return Ok(None);
-        }
-        let Some(place) = self.place(fd, path) else {
-            return Ok(None);
-        };
-        let Some(route) = self
-            .preopens
-            .route(place, last)
-            .await
-            .map_err(cause::code)?
-        else {
-            return Ok(None);
-        };
-        let start = match route.start {
-            Start::Given => self.upstream.table.get(fd)?.clone(),
-            Start::Preopen(index) => Descriptor::Dir(self.preopens.0[index].directory.clone()),
-        };
-        Ok(Some(Detour {
-            start: self.upstream.table.push(start)?,
-            path: route.path,
-        }))
-    }
-
-    /// Both ways of an operation on two paths: the detour, or what the guest said.
-    async fn detours(
-        &mut self,
-        from: (&Resource<Descriptor>, &str),
-        to: (&Resource<Descriptor>, &str),
-        error: &FsError,
-    ) -> FsResult<Option<(Detour, Detour)>> {
-        let first = self.detour(from.0, from.1, Last::Name, error).await?;
-        let second = self.detour(to.0, to.1, Last::Name, error).await?;
-        if first.is_none() && second.is_none() {
-            return Ok(None);
-        }
-        let mut or_given = |detour, (fd, path): (&Resource<Descriptor>, &str)| match detour {
-            Some(detour) => FsResult::Ok(detour),
-            None => Ok(Detour {
-                start: {
-                    let given = self.upstream.table.get(fd)?.clone();
-                    self.upstream.table.push(given)?
-                },
-                path: path.to_owned(),
-            }),
-        };
-        Ok(Some((or_given(first, from)?, or_given(second, to)?)))
-    }
-}
-
-/// The reason of an error, if wasmtime-wasi did not know it.
-async fn explain(error: FsError, places: Vec<Option<Place>>) -> FsError {
-    if !matches!(error.downcast_ref(), Some(ErrorCode::Io)) {
-        return error;
-    }
-    match cause::of(places.into_iter().flatten().collect()).await {
-        Some(cause) => cause.into(),
-        None => error,
-    }
 }
 
 /// Asks wasmtime-wasi with what the guest said, then with the detour, if there is one. What it answers

@@ -74,7 +74,7 @@ pub(super) fn find(
         links: 0,
         detoured: false,
     };
-    walk.to_the_end(last)
+    walk.finish(last)
 }
 
 /// Makes a symlink at a place. The target may be any text: who follows it stays in.
@@ -148,7 +148,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn to_the_end(mut self, last: Last) -> Result<Option<Route>, Errno> {
+    fn finish(mut self, last: Last) -> Result<Option<Route>, Errno> {
         while let Some(name) = self.pending.pop() {
             match name.as_str() {
                 "" | "." => {}
@@ -212,14 +212,15 @@ impl Walk<'_> {
         )
         .and_then(|file| {
             let mode = rustix::fs::fstat(&file)?.st_mode;
-            Ok(match FileType::from_raw_mode(mode) {
-                FileType::Directory => Found::Directory,
-                FileType::Symlink if !keep => {
-                    let target = rustix::fs::readlinkat(&file, "", Vec::new())?;
-                    // No path of WASI is anything but text.
-                    target.into_string().map_or(Found::End, Found::Link)
-                }
-                _ => Found::End,
+            let kind = FileType::from_raw_mode(mode);
+            Ok(if kind.is_dir() {
+                Found::Directory
+            } else if kind.is_symlink() && !keep {
+                let target = rustix::fs::readlinkat(&file, "", Vec::new())?;
+                // No path of WASI is anything but text.
+                target.into_string().map_or(Found::End, Found::Link)
+            } else {
+                Found::End
             })
         });
         // What cannot be looked at is not there yet, or not to be entered, or changing.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use wasi_runtime::{Artifact, Guest, Preopen};
 
@@ -452,5 +453,20 @@ fn a_read_only_file_system_and_another_one_are_told_as_such() {
             assert_eq!(found, wanted, "{world}: {step}");
         }
         assert_eq!(found.len(), steps.len(), "{world}");
+    }
+}
+
+/// WASI reads and writes files at positions, and a FIFO has none.
+#[test]
+fn a_fifo_is_opened_and_no_more() {
+    let fixture = Fixture::new();
+    let container = Container::new();
+    let path = container.path("fifo");
+    let mode = Mode::from_raw_mode(0o600);
+    mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
+    let _other = open(&path, OFlags::RDWR, Mode::empty()).unwrap();
+    for (world, artifact) in programs(&fixture) {
+        let found = answers(&artifact, container.root(), &["lstat /fifo", "read /fifo"]);
+        assert_eq!(found, ["other", "Invalid seek"], "{world}");
     }
 }
