@@ -467,6 +467,9 @@ fn a_fifo_is_opened_and_no_more() {
     let _other = open(&path, OFlags::RDWR, Mode::empty()).unwrap();
     for (world, artifact) in programs(&fixture) {
         let found = answers(&artifact, container.root(), &["lstat /fifo", "read /fifo"]);
-        assert_eq!(found, ["other", "Invalid seek"], "{world}");
+        assert_eq!(found[0], "other", "{world}");
+        // wasi-libc of WASI 0.2 does not tell why a stream fails.
+        let refused = ["Invalid seek", "I/O error"].contains(&found[1].as_str());
+        assert!(refused, "{world}: {found:?}");
     }
 }
