@@ -2,18 +2,23 @@
 
 use std::os::fd::OwnedFd;
 
-use wasi_bundles::Plan;
+use wasi_bundles::{Plan, Process};
 use wasi_runtime::{Guest, Limits, Preopen};
 
 use crate::stdio::GuestStdio;
 
-/// The guest of `plan`, with the directories that it is given and their names.
+/// The guest that is `process` in the container of `plan`, with the directories that it is given and
+/// their names.
 ///
 /// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
 #[must_use]
-pub fn guest(plan: &Plan, preopens: Vec<(String, OwnedFd)>, stdio: GuestStdio) -> Guest {
+pub fn guest(
+    plan: &Plan,
+    process: &Process,
+    preopens: Vec<(String, OwnedFd)>,
+    stdio: GuestStdio,
+) -> Guest {
     let preopens = preopens.into_iter();
-    let process = plan.process();
     Guest {
         args: process.args.clone(),
         env: process.env.clone(),
