@@ -63,6 +63,7 @@ mod namespaces;
 mod options;
 mod peer;
 mod plan;
+mod preopens;
 mod process;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -79,5 +80,6 @@ pub use namespaces::{Namespace, Namespaces};
 pub use options::Options;
 pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
+pub use preopens::Preopen;
 pub use process::{Process, User};
 pub use wasm::{Kind, NotWasm};

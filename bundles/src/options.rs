@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Bundle, Error, Peer};
+use crate::{Bundle, Error, Peer, Preopen};
 
 /// What comes before the name of an option.
 const PREFIX: &str = "io.containerd.wasi.v1.";
@@ -30,6 +30,8 @@ pub struct Options {
     pub config: BTreeMap<String, String>,
     /// `wasi-tls`: whether the draft of `wasi:tls` is there.
     pub wasi_tls: bool,
+    /// `preopens`: the directories that the guest is given; `None` is the container's root as `/`.
+    pub preopens: Option<Vec<Preopen>>,
 }
 
 /// Reads the value of one option; what is wrong with it otherwise, and how it is written.
@@ -43,6 +45,10 @@ const KNOWN: &[(&str, Read)] = &[
     }),
     ("allow-net", |options, value| {
         options.allow_net = Some(Peer::list(value)?);
+        Ok(())
+    }),
+    ("preopens", |options, value| {
+        options.preopens = Some(Preopen::list(value)?);
         Ok(())
     }),
     ("listen-tcp", |options, value| {
@@ -188,6 +194,15 @@ mod tests {
                 "{value}: {error:?}"
             );
         }
+    }
+
+    #[test]
+    fn directories_are_listed_in_the_place_of_the_root() {
+        let key = "io.containerd.wasi.v1.preopens";
+        let listed = options(key, "/:ro,/data").unwrap().preopens.unwrap();
+        assert_eq!(listed.len(), 2);
+        let error = options(key, "data").unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
     }
 
     #[test]

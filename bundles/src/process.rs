@@ -49,7 +49,7 @@ pub struct User {
     pub gid: u32,
     /// Further groups.
     pub additional_gids: Vec<u32>,
-    /// Permission bits new files do not get; the shim's own mask if `None`.
+    /// Permission bits new files do not get; the default, 022, if `None`.
     pub umask: Option<u32>,
 }
 

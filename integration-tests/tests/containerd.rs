@@ -24,6 +24,7 @@ mod cases {
     pub(crate) mod caching;
     pub(crate) mod endings;
     pub(crate) mod exec;
+    pub(crate) mod files;
     pub(crate) mod fixture;
     pub(crate) mod identity;
     pub(crate) mod isolation;
@@ -40,6 +41,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("programs", cases::programs::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
+    ("files", cases::files::CASES),
     ("metrics", cases::metrics::CASES),
     ("limits", cases::limits::CASES),
     ("endings", cases::endings::CASES),

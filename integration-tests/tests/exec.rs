@@ -9,6 +9,7 @@ use containerd_shim_protos::api::Status;
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
 use integration_tests::execs::{created, ends, exits, running};
 use integration_tests::fake::FakeContainerd;
+use integration_tests::guests;
 use integration_tests::tasks::{code, message};
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -116,6 +117,22 @@ fn an_exec_has_the_credentials_that_it_asks_for() -> Result<()> {
     let found = status("root", json!({ "capabilities": capabilities }))?;
     ensure!(found[0] == "0 0 0 0", "{found:?}");
     ensure!(found[4] == "0000000000000001", "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn an_exec_without_a_umask_has_its_containers() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = fake
+        .bundle("masked")
+        .file("/main.wasm", guests::spins()?)
+        .edit(|config| config["process"]["user"]["umask"] = 0o37.into())
+        .write()?;
+    let tasks = fake.serve(&bundle)?;
+    tasks.create(&bundle)?;
+    let pid = tasks.exec("masked", "exec").run(&["/main.wasm"])?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    ensure!(status.contains("Umask:\t0037\n"), "{status}");
     Ok(())
 }
 

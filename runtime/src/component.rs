@@ -8,7 +8,7 @@ use wasmtime_wasi_tls::p2::LinkOptions;
 
 use crate::call::Call;
 use crate::host::Host;
-use crate::{Error, Guest};
+use crate::{Error, Guest, filesystem};
 
 /// What components can import: every interface of these WASI 0.2 packages.
 const WORLD: [&str; 8] = [
@@ -79,6 +79,7 @@ pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> 
 fn linker(engine: &Engine, imports: impl Fn(&str) -> bool) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    filesystem::add_to_component_linker(&mut linker)?;
     if imports("wasi:http") {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     }

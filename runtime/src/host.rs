@@ -14,6 +14,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsView};
 
+use crate::filesystem::Preopens;
 use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
 use crate::sockets::Sockets;
@@ -25,6 +26,7 @@ const LISTEN_FDS: &str = "LISTEN_FDS";
 /// Store data. WASI 0.1 is implemented over WASI 0.2, so one context serves both.
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
+    pub(crate) preopens: Preopens,
     pub(crate) limiter: Limiter,
     pub(crate) sockets: Sockets,
     http: WasiHttpCtx,
@@ -131,6 +133,7 @@ impl Host {
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(guest.limits.handles);
         Ok(Self {
+            preopens: Preopens::of(&mut wasi).map_err(Error::engine)?,
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,

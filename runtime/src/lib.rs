@@ -129,6 +129,7 @@ mod entry;
 mod error;
 mod faults;
 mod fence;
+mod filesystem;
 mod folder;
 mod guest;
 mod host;

@@ -5,7 +5,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::call::{Call, INITIALIZE};
 use crate::host::Host;
-use crate::{Error, Guest, sockets};
+use crate::{Error, Guest, filesystem, sockets};
 
 /// The module that WASI 0.1 is imported from.
 pub(crate) const WASI: &str = "wasi_snapshot_preview1";
@@ -15,8 +15,7 @@ const START: &str = "_start";
 /// Links `module`, to call what `guest` asks for.
 pub(crate) fn link(module: &Module, guest: &Guest, store: &mut Store<Host>) -> Result<Call, Error> {
     let mut linker: Linker<Host> = Linker::new(module.engine());
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host| &mut host.wasi)
-        .map_err(Error::engine)?;
+    filesystem::add_to_module_linker(&mut linker).map_err(Error::engine)?;
     // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
     linker.allow_shadowing(true);
     linker

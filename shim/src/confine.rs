@@ -13,7 +13,7 @@
 //! An exec has a thread of its own, which does the same but for the first steps: it joins the
 //! [`Place`] that the container's made.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,15 +28,15 @@ use wasi_bundles::{Entrypoint, Mount, Plan, Process};
 use wasi_runtime::{Budget, Guest, Interrupter, Outcome, Prepared, Usage};
 
 use crate::namespaces::{self, Handles};
-use crate::place::Place;
+use crate::place::{Directories, Place};
+use crate::pool::Pool;
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
 use crate::{Error, credentials, guest};
 
-/// How many file operations and name lookups of a guest run at once. One that never returns (the open
-/// of a FIFO that nobody writes to) keeps its thread until the shim ends, so this bounds what a guest
-/// can leave behind.
+/// How many file operations and name lookups of a guest run at once. One that no signal ends keeps its
+/// thread until the shim ends, so this bounds what a guest can leave behind.
 const FILES: usize = 16;
 
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
@@ -104,6 +104,7 @@ struct Made {
     place: Arc<Place>,
     prepared: Prepared,
     runtime: Runtime,
+    pool: Pool,
 }
 
 /// What it says then.
@@ -130,20 +131,21 @@ impl Birth {
         let namespaces = Handles::of_this_thread()?;
         let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
         let (plan, process) = (&self.plan, self.plan.process());
-        let tree = rootfs.tree().as_fd();
-        let entrypoint = Entrypoint::resolve(tree, process)?;
-        let (programs, budget) = (&self.programs, self.budget.clone());
-        let mut guest = guest::guest(plan, process, share(tree)?, self.stdio, budget);
+        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
+        let directories = Directories(rootfs.preopens(plan)?);
+        let (given, budget) = (directories.share()?, self.budget.clone());
+        let mut guest = guest::guest(plan, process, given, self.stdio, budget);
         guest.listeners = guest::listeners(plan)?;
-        let prepared = prepare(&entrypoint, programs, guest)?;
+        let prepared = prepare(&entrypoint, &self.programs, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
-        let runtime = runtime(&self.budget)?;
+        let (runtime, pool) = runtime(&self.budget)?;
         let place = Arc::new(Place {
             plan: self.plan,
             program: entrypoint.path,
             tree: rootfs.into_tree(),
+            directories,
             namespaces,
             programs: self.programs,
             budget: self.budget,
@@ -152,6 +154,7 @@ impl Birth {
             place,
             prepared,
             runtime,
+            pool,
         })
     }
 }
@@ -171,18 +174,18 @@ impl Joining {
         let Self { place, stdio, .. } = self;
         let process = place.complete(self.process);
         place.require_directory(&process)?;
-        let (plan, tree) = (&place.plan, place.tree.as_fd());
-        let entrypoint = Entrypoint::resolve(tree, &process)
+        let (plan, given) = (&place.plan, place.directories.share()?);
+        let entrypoint = Entrypoint::resolve(place.tree.as_fd(), &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
-        let (programs, budget) = (&place.programs, place.budget.clone());
-        let guest = guest::guest(plan, &process, share(tree)?, stdio, budget);
-        let prepared = prepare(&entrypoint, programs, guest)?;
+        let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
+        let prepared = prepare(&entrypoint, &place.programs, guest)?;
         place.join(&process)?;
-        let runtime = runtime(&place.budget)?;
+        let (runtime, pool) = runtime(&place.budget)?;
         Ok(Made {
             place,
             prepared,
             runtime,
+            pool,
         })
     }
 }
@@ -201,22 +204,13 @@ fn prepare(
     })
 }
 
-fn share(tree: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    tree.try_clone_to_owned()
-        .map_err(Error::host("share the root directory"))
-}
-
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.
-fn runtime(budget: &Budget) -> Result<Runtime, Error> {
-    let (begins, ends) = (budget.clone(), budget.clone());
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(FILES)
-        // What the pool does for the guest is at the guest's expense.
-        .on_thread_start(move || begins.thread_begins())
-        .on_thread_stop(move || ends.thread_ends())
-        .build()
-        .map_err(Error::host("make the runtime that polls the guest"))
+fn runtime(budget: &Budget) -> Result<(Runtime, Pool), Error> {
+    let pool = Pool::default();
+    let runtime = pool
+        .runtime(FILES, budget)
+        .map_err(Error::host("make the runtime that polls the guest"))?;
+    Ok((runtime, pool))
 }
 
 /// Makes a thread that makes what it needs and parks, and waits for that.
@@ -237,6 +231,7 @@ async fn deliver(
                 place,
                 prepared,
                 runtime,
+                pool,
             } = match make() {
                 Ok(made) => made,
                 Err(error) => return drop(ready.send(Err((error, pid)))),
@@ -249,7 +244,7 @@ async fn deliver(
             }));
             if ready.is_ok() && released.blocking_recv().is_ok() {
                 // Nobody listens any more only if the container's driver died in a panic.
-                drop(finish.send(run(prepared, runtime)));
+                drop(finish.send(run(prepared, runtime, &pool)));
             }
         })
         .map_err(Error::host("start the container's thread"))?;
@@ -282,9 +277,9 @@ async fn deliver(
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared, runtime: Runtime) -> Ended {
+fn run(prepared: Prepared, runtime: Runtime, pool: &Pool) -> Ended {
     let outcome = runtime.block_on(prepared.run());
-    runtime.shutdown_timeout(POOL);
+    pool.end(runtime, POOL);
     let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
     Ended {
         outcome,

@@ -19,6 +19,9 @@ const USEFUL: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
+/// What a spec without a umask gets, whatever containerd's is (runc's `finalizeRootfs`).
+const UMASK: u32 = 0o022;
+
 /// Makes the calling thread act for `user`. `capabilities` are the names of the spec's effective
 /// set, such as `CAP_CHOWN`; a user other than root has none, as after a `setuid`.
 ///
@@ -26,9 +29,8 @@ const USEFUL: CapabilitySet = CapabilitySet::CHOWN
 ///
 /// [`Error::Host`] names what the kernel refused.
 pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> Result<(), Error> {
-    if let Some(umask) = user.umask {
-        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-    }
+    let umask = user.umask.unwrap_or(UMASK) & 0o777;
+    rustix::process::umask(Mode::from_raw_mode(umask));
     let kept: CapabilitySet = capabilities
         .filter_map(|name| CapabilitySet::from_name(name.trim_start_matches("CAP_")))
         .collect();
@@ -60,4 +62,76 @@ pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> R
     };
     rustix::thread::set_capabilities(None, sets).map_err(Error::host("drop capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(Error::host("set no_new_privs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+    use std::path::Path;
+
+    use super::*;
+
+    /// Becomes `user` on a thread with a umask of its own, and does something.
+    fn as_user<T: Send>(user: &User, act: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+                rustix::process::umask(Mode::from_raw_mode(0o777));
+                assume(user, std::iter::empty()).unwrap();
+                act()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn user(umask: Option<u32>) -> User {
+        User {
+            uid: 1234,
+            gid: 5678,
+            additional_gids: vec![42],
+            umask,
+        }
+    }
+
+    fn shared_folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        folder
+    }
+
+    fn make(path: &Path) {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).mode(0o666).open(path);
+        drop(file.unwrap());
+    }
+
+    #[test]
+    fn the_users_umask_counts_and_no_other() {
+        for (umask, mode) in [(None, 0o644), (Some(0o027), 0o640), (Some(0), 0o666)] {
+            let folder = shared_folder();
+            let file = folder.path().join("file");
+            as_user(&user(umask), || make(&file));
+            let made = fs::metadata(file).unwrap();
+            assert_eq!(made.mode() & 0o7777, mode, "{umask:?}");
+            assert_eq!((made.uid(), made.gid()), (1234, 5678));
+        }
+    }
+
+    #[test]
+    fn additional_groups_open_what_is_theirs() {
+        let folder = shared_folder();
+        for (name, group) in [("ours", 42), ("theirs", 43)] {
+            let file = folder.path().join(name);
+            fs::write(&file, "text").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+            chown(&file, Some(0), Some(group)).unwrap();
+        }
+        let read = |name: &str| {
+            let path = folder.path().join(name);
+            as_user(&user(None), || fs::read_to_string(path).ok())
+        };
+        assert_eq!(read("ours").as_deref(), Some("text"));
+        assert_eq!(read("theirs"), None);
+    }
 }

@@ -9,27 +9,28 @@ use wasi_runtime::{Budget, Guest, Limits, Network, Peer, Preopen};
 use crate::stdio::GuestStdio;
 use crate::{Error, allowance};
 
-/// The guest that is `process` in the container of `plan`, whose root directory is `root`.
+/// The guest that is `process` in the container of `plan`, with the directories that it is given and
+/// their names.
 ///
 /// The network is the one of the thread's network namespace, as far as the plan allows it.
 #[must_use]
 pub fn guest(
     plan: &Plan,
     process: &Process,
-    root: OwnedFd,
+    preopens: Vec<(String, OwnedFd)>,
     stdio: GuestStdio,
     budget: Budget,
 ) -> Guest {
+    let preopens = preopens.into_iter();
     Guest {
         // Its program says it.
         export: None,
         args: process.args.clone(),
         env: process.env.clone(),
         cwd: Some(process.cwd.clone()),
-        preopens: vec![Preopen {
-            directory: root,
-            name: "/".to_owned(),
-        }],
+        preopens: preopens
+            .map(|(name, directory)| Preopen { directory, name })
+            .collect(),
         stdin: stdio.stdin,
         stdout: stdio.stdout,
         stderr: stdio.stderr,

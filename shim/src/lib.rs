@@ -27,6 +27,7 @@ pub mod logger;
 pub mod names;
 pub mod namespaces;
 pub mod place;
+pub mod pool;
 pub mod process;
 pub mod programs;
 pub mod recover;

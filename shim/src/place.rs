@@ -27,12 +27,36 @@ pub struct Place {
     pub program: String,
     /// Its root directory, with every mount in place.
     pub tree: OwnedFd,
+    /// What its guests are given of it.
+    pub directories: Directories,
     /// Its namespaces.
     pub namespaces: Handles,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
     /// What its guests may use, all together.
     pub budget: Budget,
+}
+
+/// The directories that every guest of a container is given, and their names.
+#[derive(Debug)]
+pub struct Directories(pub Vec<(String, OwnedFd)>);
+
+impl Directories {
+    /// For one more guest: descriptors of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`]: the shim has no descriptors left.
+    pub fn share(&self) -> Result<Vec<(String, OwnedFd)>, Error> {
+        let Self(directories) = self;
+        let share = |(name, directory): &(String, OwnedFd)| {
+            let directory = directory
+                .try_clone()
+                .map_err(Error::host(format!("share the directory {name}")))?;
+            Ok((name.clone(), directory))
+        };
+        directories.iter().map(share).collect()
+    }
 }
 
 impl Place {
@@ -50,7 +74,7 @@ impl Place {
     }
 
     /// The process that an exec asks for, its program being named in full: `#export` alone means the
-    /// container's own program.
+    /// container's own program, and no umask the one of the container's process.
     #[must_use]
     pub fn complete(&self, mut process: Process) -> Process {
         if let Some(program) = process.args.first_mut()
@@ -58,6 +82,8 @@ impl Place {
         {
             program.insert_str(0, &self.program);
         }
+        let umask = self.plan.process().user.umask;
+        process.user.umask = process.user.umask.or(umask);
         process
     }
 

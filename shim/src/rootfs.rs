@@ -18,6 +18,7 @@
 mod attributes;
 mod cover;
 mod overlay;
+mod preopens;
 #[cfg(test)]
 mod tests;
 mod tree;

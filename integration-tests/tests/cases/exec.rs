@@ -14,6 +14,7 @@ use integration_tests::run::Run;
 cases![
     an_exec_has_its_own_arguments_and_directory,
     an_exec_has_its_own_user,
+    an_exec_is_given_the_directories_of_its_container,
     an_exec_reads_its_own_stdin,
     an_exec_exits_with_its_own_status,
     the_containers_own_program_is_executed_again_and_killed_alone,
@@ -79,6 +80,24 @@ fn an_exec_has_its_own_user(containerd: &Containerd) -> Result<()> {
     ensure!(refused.stderr.contains("PermissionDenied"), "{refused}");
     task.exec("root", ["files", "write", "/file", "text"])?
         .success()?;
+    task.end().map(drop)
+}
+
+fn an_exec_is_given_the_directories_of_its_container(containerd: &Containerd) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let task = run(containerd, "directories")?
+        .bind(folder.path(), "/data", "rbind:rw")
+        .annotation("io.containerd.wasi.v1.preopens", "/=/:ro,/work=/data")
+        .start()?;
+    // More than once: each has descriptors of its own.
+    for id in ["first", "second"] {
+        let write = ["files", "write", &format!("/work/{id}"), "text"];
+        task.exec(id, write)?.success()?;
+        ensure!(fs::read_to_string(folder.path().join(id))? == "text");
+        let refused = task.execution("refused", [], ["files", "write", "/file", "text"]);
+        let refused = refused.output()?.exited(1)?;
+        ensure!(refused.stderr.contains("ReadOnlyFilesystem"), "{refused}");
+    }
     task.end().map(drop)
 }
 

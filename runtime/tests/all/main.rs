@@ -14,6 +14,7 @@ mod compiling;
 mod eviction;
 mod exports;
 mod files;
+mod filesystem;
 mod filter;
 mod fixture;
 mod hostile;
