@@ -128,7 +128,12 @@ mod tests {
         let pool = Pool::default();
         let runtime = pool.runtime(4, &Budget::default()).unwrap();
         let (go, wait) = channel::<()>();
-        drop(runtime.spawn_blocking(move || wait.recv()));
+        let (sender, waiting) = channel();
+        drop(runtime.spawn_blocking(move || {
+            sender.send(()).unwrap();
+            wait.recv()
+        }));
+        waiting.recv().unwrap();
         pool.end(runtime, INTERVAL);
         assert_eq!(pool.0.living().len(), 1);
         drop(go);

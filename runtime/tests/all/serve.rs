@@ -231,23 +231,21 @@ fn no_number_means_two_things() {
 fn an_accepted_socket_can_take_the_number_of_a_file() {
     let fixture = Fixture::new();
     let artifact = fixture.wat(&program(
-        &format!(
-            "(call $say (i32.const 1) (i32.const 64) (i32.const 6))
+        &"(call $say (i32.const 1) (i32.const 64) (i32.const 6))
         (call $want (i32.const 0) (call $flags (i32.const 4) (i32.const 0)))
         (call $want (i32.const 0) (call $accept (i32.const 4) (i32.const 4) (i32.const 400)))
-        {{OPEN}}
+        {OPEN}
         (call $want (i32.const 5) (i32.load (i32.const 400)))
-        (call $want (i32.const 0) (call $renumber (i32.const 8192) (i32.const 5)))
-        (call $want (i32.const 8) (call $close (i32.const 8192)))
+        (call $want (i32.const 0) (call $renumber (i32.const 1073741824) (i32.const 5)))
+        (call $want (i32.const 8) (call $close (i32.const 1073741824)))
         (call $say (i32.const 5) (i32.const 64) (i32.const 6))
         (call $want (i32.const 28) (call $shutdown (i32.const 5) (i32.const 0)))
         (call $want (i32.const 0) (call $shutdown (i32.const 5) (i32.const 2)))
         (call $want (i32.const 0) (call $close (i32.const 5)))
         (call $want (i32.const 8) (call $close (i32.const 5)))
-        {{OPEN}}
+        {OPEN}
         (call $want (i32.const 5) (i32.load (i32.const 400)))"
-        )
-        .replace("{OPEN}", OPEN),
+            .replace("{OPEN}", OPEN),
     ));
     let (guest, address, folder) = serving(Guest::default());
     let running = start(&artifact, guest);
@@ -286,13 +284,13 @@ fn sockets_and_clocks_are_waited_for_together() {
         (call $want (i32.const 0) (i32.load16_u (i32.const 520)))
         (call $want (i32.const 1) (i32.load8_u (i32.const 522)))
         (call $want (i32.const 0) (call $accept (i32.const 4) (i32.const 4) (i32.const 400)))
-        (call $want (i32.const 8192) (i32.load (i32.const 400)))
+        (call $want (i32.const 1073741824) (i32.load (i32.const 400)))
         ;; And then nobody: what was ready is so no more.
         (i64.store (i32.const 152) (i64.const 0))
         {wait}
         (call $want (i32.const 11) (i32.load (i32.const 512)))
         ;; The connection has six bytes to read.
-        (i32.store (i32.const 192) (i32.const 8192))
+        (i32.store (i32.const 192) (i32.const 1073741824))
         (i64.store (i32.const 152) (i64.const 3600000000000))
         {wait}
         (call $want (i32.const 22) (i32.load (i32.const 512)))
@@ -300,16 +298,16 @@ fn sockets_and_clocks_are_waited_for_together() {
         ;; Which stay there for one that peeks.
         (i32.store (i32.const 0) (i32.const 600))
         (i32.store (i32.const 4) (i32.const 100))
-        (call $want (i32.const 0) (call $recv (i32.const 8192) (i32.const 0) (i32.const 1) (i32.const 1)
+        (call $want (i32.const 0) (call $recv (i32.const 1073741824) (i32.const 0) (i32.const 1) (i32.const 1)
             (i32.const 400) (i32.const 404)))
-        (call $want (i32.const 0) (call $recv (i32.const 8192) (i32.const 0) (i32.const 1) (i32.const 0)
+        (call $want (i32.const 0) (call $recv (i32.const 1073741824) (i32.const 0) (i32.const 1) (i32.const 0)
             (i32.const 400) (i32.const 404)))
         (call $want (i32.const 6) (i32.load (i32.const 400)))
         (i32.store (i32.const 4) (i32.const 6))
-        (call $want (i32.const 0) (call $send (i32.const 8192) (i32.const 0) (i32.const 1) (i32.const 0)
+        (call $want (i32.const 0) (call $send (i32.const 1073741824) (i32.const 0) (i32.const 1) (i32.const 0)
             (i32.const 400)))
         ;; And no more.
-        (call $want (i32.const 6) (call $fd_read (i32.const 8192) (i32.const 0) (i32.const 1) (i32.const 400)))"
+        (call $want (i32.const 6) (call $fd_read (i32.const 1073741824) (i32.const 0) (i32.const 1) (i32.const 400)))"
     )));
     let (guest, address, _folder) = serving(Guest::default());
     let running = start(&artifact, guest);
