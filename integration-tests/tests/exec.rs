@@ -367,6 +367,7 @@ fn what_cannot_run_is_refused_in_the_words_of_linux() -> Result<()> {
     // Nothing is left of any of them: the id is free, and nothing was announced.
     exec.run(&["exits-0"])?;
     ensure!(exec.wait()?.exit_status == 0);
+    fake.receiver.wait_for("exit")?;
     let topics = fake.receiver.topics();
     let added = topics.iter().filter(|topic| *topic == "exec-added").count();
     ensure!(added == 1, "{topics:?}");

@@ -98,7 +98,7 @@ fn a_killed_shim_has_left_the_exit_it_had_seen(containerd: &Containerd) -> Resul
         run.annotation("io.containerd.runc.v2.group", "left")
             .start()
     };
-    let companion = group(&other, "left-running")?;
+    let companion = group(&other, "left-companion")?;
     let shim = companion.process()?.to_string();
     let task = group(&image, id)?;
     ensure!(task.wait()?.exit_status() == 7);
