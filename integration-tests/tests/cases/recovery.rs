@@ -15,7 +15,7 @@ cases![
     a_killed_shim_has_left_the_exit_it_had_seen,
 ];
 
-/// How many tasks, and how many of them share a shim.
+/// How many tasks, each in a shim of its own.
 const TASKS: usize = 50;
 /// Every tenth ends while nobody looks.
 const ENDS: usize = 10;
