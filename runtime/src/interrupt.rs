@@ -240,9 +240,12 @@ impl Switch {
         wake(&self.orders);
     }
 
+    /// Nobody waits for the place but who gave an order, and looks at it after that.
     fn be(&self, place: u32) {
         self.place.store(place, SeqCst);
-        wake(&self.place);
+        if self.orders.load(SeqCst) != 0 {
+            wake(&self.place);
+        }
     }
 
     /// What to do with a guest that faulted at `pc`, at the fence: go on there (`None`), or somewhere

@@ -16,10 +16,12 @@ pub(crate) struct Urgency {
 }
 
 impl Urgency {
-    /// The calling thread polls the guest.
+    /// The calling thread polls the guest; it is the same one each time.
     pub(crate) fn here(&self) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        self.thread.store(thread, SeqCst);
+        if self.thread.load(SeqCst) == 0 {
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            self.thread.store(thread, SeqCst);
+        }
     }
 
     /// Makes the thread urgent, if it still defies an order, until what is returned is dropped.
