@@ -21,7 +21,6 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::time::ClockId;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
@@ -86,17 +85,8 @@ pub struct Parked {
 pub struct Running {
     pid: u32,
     interrupter: Interrupter,
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<Outcome>,
     thread: JoinHandle<()>,
-}
-
-/// What a thread says at its end.
-#[derive(Debug)]
-pub struct Ended {
-    /// How the guest ended.
-    pub outcome: Outcome,
-    /// The processor time that the thread has used.
-    pub cpu: Duration,
 }
 
 /// What a thread has when it is parked.
@@ -277,14 +267,10 @@ async fn deliver(
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared, runtime: Runtime, pool: &Pool) -> Ended {
+fn run(prepared: Prepared, runtime: Runtime, pool: &Pool) -> Outcome {
     let outcome = runtime.block_on(prepared.run());
     pool.end(runtime, POOL);
-    let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
-    Ended {
-        outcome,
-        cpu: used.try_into().unwrap_or_default(),
-    }
+    outcome
 }
 
 impl Parked {
@@ -330,7 +316,7 @@ impl Running {
     }
 
     /// Waits until the guest has ended: `None` when its thread panicked. To be polled until then.
-    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
         Pin::new(&mut self.ended).poll(cx).map(Result::ok)
     }
 

@@ -17,10 +17,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use wasi_runtime::Outcome;
 
 use crate::Error;
 use crate::announcer::Announcer;
-use crate::confine::Ended;
 use crate::container::{About, exec_name};
 use crate::exec::{Execs, Newborn, Reservation, Reservations};
 use crate::lifecycle::{
@@ -147,7 +147,7 @@ impl Driver {
 
     /// The next process that ends by itself or because it was told to. Execs come first: one that ends
     /// at the same time as the init has ended by itself.
-    async fn next_end(&mut self) -> (Option<String>, Option<Ended>) {
+    async fn next_end(&mut self) -> (Option<String>, Option<Outcome>) {
         poll_fn(|cx| {
             for (id, exec) in &mut self.execs {
                 if let Poll::Ready(end) = exec.poll_ended(cx) {
@@ -267,7 +267,7 @@ impl Driver {
     }
 
     /// A guest has ended.
-    async fn ended(&mut self, exec: Option<String>, end: Option<Ended>) {
+    async fn ended(&mut self, exec: Option<String>, end: Option<Outcome>) {
         let Ok(process) = self.process(exec.as_deref()) else {
             return;
         };
@@ -318,10 +318,6 @@ impl Driver {
         };
         let pid = exec.pid;
         self.tell.exited(Some(id), pid, &exit).await;
-        self.seen.send_modify(|seen| {
-            seen.cpu += exit.cpu;
-            seen.oom |= exit.oom;
-        });
         if let Some(exec) = self.execs.get_mut(id) {
             exec.bury(exit);
         }

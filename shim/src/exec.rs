@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use wasi_bundles::Process;
 
@@ -54,10 +53,6 @@ pub(crate) struct Reservations(HashMap<String, Weak<()>>);
 pub(crate) struct Execs {
     /// All that were added and not deleted.
     pub(crate) by_id: HashMap<String, Arc<View>>,
-    /// The processor time of those that have ended.
-    pub(crate) cpu: Duration,
-    /// Whether one of them ended at the memory limit.
-    pub(crate) oom: bool,
 }
 
 impl Reservations {

@@ -24,7 +24,7 @@
 //! decides, too, whether an exec can be added or started ([`may_exec`]).
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use wasi_runtime::Outcome;
 
@@ -203,8 +203,6 @@ pub struct Exit {
     pub status: u32,
     /// When.
     pub at: SystemTime,
-    /// The processor time it had used.
-    pub cpu: Duration,
     /// Whether it ended at its memory limit.
     pub oom: bool,
 }
@@ -216,7 +214,6 @@ impl Exit {
         Self {
             status: signal.exit_status(),
             at: SystemTime::now(),
-            cpu: Duration::ZERO,
             oom: false,
         }
     }

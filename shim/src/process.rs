@@ -4,13 +4,13 @@
 //! else. What may happen when, the driver has decided before. Everybody else has a [`View`] of it.
 
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 use wasi_runtime::Outcome;
 
 use crate::Error;
-use crate::confine::{Ended, Parked, Running};
+use crate::confine::{Parked, Running};
 use crate::lifecycle::{Exit, PhaseKind, Signal, exit_status};
 use crate::stdio::{Holds, StdioPaths};
 
@@ -170,7 +170,7 @@ impl Process {
     }
 
     /// Whether a guest that runs has ended; never ready in any other phase.
-    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
         match &mut self.phase {
             Phase::Running(guest) => guest.thread.poll_ended(cx),
             Phase::Created(_) | Phase::Stopped | Phase::Changing => Poll::Pending,
@@ -178,13 +178,12 @@ impl Process {
     }
 
     /// After [`Self::poll_ended`]: waits until the thread is gone. The exit is to be [shown](Self::bury).
-    pub(crate) async fn finish(&mut self, end: Option<Ended>) -> Option<Exit> {
+    pub(crate) async fn finish(&mut self, outcome: Option<Outcome>) -> Option<Exit> {
         let Phase::Running(guest) = std::mem::replace(&mut self.phase, Phase::Changing) else {
             return None;
         };
         guest.thread.join().await;
         self.holds = Holds::default();
-        let (outcome, cpu) = end.map_or((None, Duration::ZERO), |end| (Some(end.outcome), end.cpu));
         match &outcome {
             None => log::error!("{} was lost to a panic", self.id),
             Some(outcome) => {
@@ -196,7 +195,6 @@ impl Process {
         Some(Exit {
             status: exit_status(outcome.as_ref(), guest.ended_by),
             at: SystemTime::now(),
-            cpu,
             oom: matches!(outcome, Some(Outcome::OutOfMemory { .. })),
         })
     }

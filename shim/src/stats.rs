@@ -6,7 +6,6 @@
 //! the host's cgroup version, in its units: containerd takes no others (containerd
 //! `core/metrics/cgroups`), and CRI's list of a whole node fails on a wrong type.
 
-use std::fs;
 use std::time::Duration;
 
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
@@ -56,15 +55,6 @@ impl CgroupVersion {
             Ok(_) | Err(_) => Self::V1,
         }
     }
-}
-
-/// The processor time of a thread of this process: the first field of its schedstat, in nanoseconds
-/// (proc(5)). None when it has ended.
-#[must_use]
-pub fn thread_cpu(thread: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-    let nanoseconds = stat.split(' ').next()?.parse().ok()?;
-    Some(Duration::from_nanos(nanoseconds))
 }
 
 impl Consumption {
@@ -232,18 +222,5 @@ mod tests {
         };
         assert_eq!(unlimited.v1().memory.usage.limit, V1_UNLIMITED);
         assert_eq!(unlimited.v2().memory.usage_limit, u64::MAX);
-    }
-
-    #[test]
-    fn a_thread_that_computes_uses_time() {
-        let tid = rustix::thread::gettid()
-            .as_raw_nonzero()
-            .get()
-            .cast_unsigned();
-        let before = thread_cpu(tid).unwrap();
-        while thread_cpu(tid).unwrap() == before {
-            std::hint::spin_loop();
-        }
-        assert_eq!(thread_cpu(u32::MAX), None);
     }
 }
