@@ -77,5 +77,5 @@ pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
 pub use options::Options;
 pub use plan::{Plan, Rootfs};
-pub use process::{Process, User};
+pub use process::{ConsoleSize, Process, User};
 pub use wasm::{Kind, NotWasm};

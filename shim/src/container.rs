@@ -19,6 +19,7 @@ use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
 use crate::recover::PidRecord;
 use crate::stats::{self, Consumption};
 use crate::stdio::{Holds, StdioPaths};
+use crate::terminal::Console;
 
 /// Requests that wait for the driver; more than that and the sender waits.
 const QUEUE: usize = 16;
@@ -32,6 +33,8 @@ pub struct About {
     pub bundle: PathBuf,
     /// The streams, as containerd named them.
     pub stdio: StdioPaths,
+    /// The terminal that they are, if they are one.
+    pub terminal: Option<Console>,
     /// The id of the container's thread.
     pub pid: u32,
     /// The memory limit, in bytes.
@@ -72,6 +75,7 @@ impl Container {
                 stdin: about.stdio.stdin.clone(),
                 stdout: about.stdio.stdout.clone(),
                 stderr: about.stdio.stderr.clone(),
+                terminal: about.terminal.is_some(),
                 ..TaskIO::default()
             }),
             pid: about.pid,

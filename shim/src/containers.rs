@@ -22,7 +22,7 @@ use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
 use crate::lifecycle::Exit;
 use crate::programs::Programs;
-use crate::stdio::StdioPaths;
+use crate::stdio::{Owner, StdioPaths};
 
 /// All containers. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -83,13 +83,15 @@ impl Containers {
     /// Whatever is wrong with the bundle, the program or the host; nothing is left of the container.
     pub async fn create(&self, creation: Creation) -> Result<Arc<Container>, Error> {
         let reservation = self.reserve(&creation.id)?;
-        if creation.terminal {
-            return Err(Error::Unimplemented("a terminal".to_owned()));
-        }
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
         let plan = Plan::new(&bundle)?;
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
-        let (holds, stdio) = creation.stdio.open()?;
+        let owner = Owner {
+            namespace: self.events.namespace(),
+            id: &creation.id,
+        };
+        let terminal = creation.terminal.then_some(plan.process().console_size);
+        let (holds, stdio) = creation.stdio.open(owner, terminal).await?;
         let memory_limit = plan.limits().memory;
         let birth = Birth {
             plan,
@@ -107,6 +109,7 @@ impl Containers {
             id: creation.id,
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
+            terminal: holds.console(),
             pid: thread.pid(),
             memory_limit,
         };

@@ -93,6 +93,11 @@ impl Driver {
                     self.stop(end).await;
                     continue;
                 }
+                // What was typed before Start waits for it.
+                signal = self.holds.typed(), if matches!(self.phase, Phase::Running(_)) => {
+                    self.carry_out(Request::Kill(signal)).await;
+                    continue;
+                }
                 request = requests.recv() => match request {
                     Some(request) => request,
                     // The shim gives the container up: a thread that runs ends with the process.
@@ -114,6 +119,7 @@ impl Driver {
                 },
             };
             if deleted {
+                self.holds.end().await;
                 // Before the reply: who is told that it is gone shall not reach it any more.
                 requests.close();
             }
@@ -245,7 +251,7 @@ impl Driver {
 
     /// The one place where a container gets its exit.
     async fn exit(&mut self, exit: Exit) {
-        self.holds = Holds::default();
+        self.holds.finish().await;
         if let Err(error) = ExitRecord::new(self.pid, &exit).write(&self.bundle) {
             log::error!("cannot record the exit of container {}: {error}", self.id);
         }

@@ -109,6 +109,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Signal {
+    pub(crate) const HUP: Self = Self(1);
+    pub(crate) const INT: Self = Self(2);
+    pub(crate) const QUIT: Self = Self(3);
     pub(crate) const KILL: Self = Self(9);
 
     /// What it comes to: STOP and CONT pause and resume; HUP, INT, QUIT, KILL and TERM end the guest,

@@ -20,6 +20,7 @@ use containerd_shim_protos::shim_async::{Task, create_task};
 use protobuf::MessageField;
 use tokio::sync::Notify;
 use ttrpc::r#async::{Service, TtrpcContext};
+use wasi_bundles::ConsoleSize;
 
 use crate::Error;
 use crate::containers::{Containers, Creation};
@@ -27,6 +28,7 @@ use crate::events::timestamp;
 use crate::lifecycle::{PhaseKind, Signal};
 use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
+use crate::terminal::Console;
 
 /// The generated code registers this name.
 const V3: &str = "containerd.task.v3.Task";
@@ -75,6 +77,22 @@ fn no_exec(id: &str, exec_id: &str) -> Result<(), Error> {
     Err(Error::NotFound {
         id: format!("{id}, exec {exec_id}"),
     })
+}
+
+/// As runc's shim has it: what has no terminal, or none any more, needs no size.
+fn resize(terminal: Option<&Console>, request: &ResizePtyRequest) -> Result<(), Error> {
+    let Some(terminal) = terminal else {
+        return Ok(());
+    };
+    let size = ConsoleSize::new(request.height.into(), request.width.into()).ok_or_else(|| {
+        Error::ConsoleSize {
+            rows: request.height,
+            columns: request.width,
+        }
+    })?;
+    terminal
+        .resize(size)
+        .map_err(Error::host("resize the terminal"))
 }
 
 fn unimplemented<T>(what: &str) -> ttrpc::Result<T> {
@@ -139,6 +157,7 @@ impl Task for TaskService {
             stdin: about.stdio.stdin.clone(),
             stdout: about.stdio.stdout.clone(),
             stderr: about.stdio.stderr.clone(),
+            terminal: about.terminal.is_some(),
             exit_status: now.exit.map_or(0, |exit| exit.status),
             exited_at: now.exit.map(|exit| timestamp(exit.at)).into(),
             ..StateResponse::default()
@@ -223,8 +242,15 @@ impl Task for TaskService {
         unimplemented("exec")
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
-        unimplemented("resizing a terminal")
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: ResizePtyRequest,
+    ) -> ttrpc::Result<Empty> {
+        no_exec(&request.id, &request.exec_id)?;
+        let container = self.containers.get(&request.id)?;
+        resize(container.about().terminal.as_ref(), &request)?;
+        Ok(Empty::new())
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
