@@ -29,6 +29,7 @@ mod cases {
     pub(crate) mod metrics;
     pub(crate) mod programs;
     pub(crate) mod refusals;
+    pub(crate) mod stdio;
 }
 
 const MODULES: &[(&str, &[Case])] = &[
@@ -40,6 +41,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),
+    ("stdio", cases::stdio::CASES),
 ];
 
 /// One version's containerd, started by the first case that asks for it.

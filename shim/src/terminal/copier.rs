@@ -94,11 +94,19 @@ impl Copier {
     /// When the kernel refuses to wait, or to read the master: a bug.
     pub(super) fn run(mut self) -> io::Result<()> {
         let (mut typed, mut shown) = (Chunk::EMPTY, Chunk::EMPTY);
+        let mut heard = Vec::new();
         while self.wait(&typed, &shown)? {
-            self.take_typed(&mut typed);
+            heard.extend(self.take_typed(&mut typed));
             if typed.give(&self.master).is_err() {
                 // Nobody reads it any more.
                 typed.clear();
+            }
+            if typed.is_empty() {
+                // Now, so that the kernel echoes the key while there is a guest.
+                for signal in heard.drain(..) {
+                    // A driver that has as many as fit before it does not need another.
+                    let _ = self.typed.try_send(signal);
+                }
             }
             if shown.is_empty() {
                 match shown.fill(&self.master) {
@@ -137,13 +145,13 @@ impl Copier {
         }
     }
 
-    /// Takes what was typed, if the last of it is on its way, and tells of the signals in it.
-    fn take_typed(&mut self, typed: &mut Chunk) {
+    /// Takes what was typed, if the last of it is on its way, and returns the signals in it.
+    fn take_typed(&mut self, typed: &mut Chunk) -> Vec<Signal> {
         let Some(input) = self.input.as_ref().filter(|_| typed.is_empty()) else {
-            return;
+            return Vec::new();
         };
-        let signals = match typed.fill(input) {
-            Ok(None) => return,
+        match typed.fill(input) {
+            Ok(None) => Vec::new(),
             Ok(Some(1..)) => rustix::termios::tcgetattr(&*self.master)
                 .map(|settings| Keys::from(&settings).signals(typed.waiting(), &mut self.quoted))
                 .unwrap_or_default(),
@@ -152,10 +160,6 @@ impl Copier {
                 self.input = None;
                 vec![Signal::HUP]
             }
-        };
-        for signal in signals {
-            // A driver that has as many as fit before it does not need another.
-            let _ = self.typed.try_send(signal);
         }
     }
 

@@ -38,7 +38,7 @@ async fn it_gets_its_streams_arguments_and_environment() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let lines = r#"exec 5>&-
-        { echo "$0 $@"; env | sort; ls /proc/self/fd | tr '\n' ' '; echo; cat <&3; cat <&4; } >"$1""#;
+        { echo "$0 $@"; env | sort; cat <&3; cat <&4; } >"$1""#;
     let uri = format!("{}&out={}", shell("binary", lines), out.display());
     let (program, stdout, stderr) = start(&uri).await.unwrap();
     fs::File::from(stdout).write_all(b"to stdout\n").unwrap();
@@ -53,8 +53,6 @@ async fn it_gets_its_streams_arguments_and_environment() {
         "{text}"
     );
     assert!(!text.contains("HOME="), "{text}");
-    // `ls` has the folder open, too.
-    assert!(text.contains("\n0 1 2 3 4 5 \n"), "{text}");
     assert!(text.ends_with("to stdout\nto stderr\n"), "{text}");
 }
 
