@@ -1,15 +1,19 @@
 //! Streams as users have them: `ctr run --tty` at a terminal, `--log-uri`.
+//!
+//! `ctr` leaves its own terminal's output processing on, which makes `\r\n` a `\r\r\n`.
 
 use anyhow::{Result, ensure};
+use integration_tests::RUNC;
 use integration_tests::containerd::Containerd;
-use integration_tests::guests;
 use integration_tests::image::Image;
+use integration_tests::{guests, native};
 
 cases![
     a_terminal_echoes_edits_and_ends_with_control_d,
     control_c_and_control_backslash_end_a_guest,
     the_last_of_a_terminals_output_arrives,
     a_guest_in_a_terminal_is_told_so,
+    lines_end_as_runcs_do,
     a_log_file_has_both_streams,
     a_logger_has_both_streams,
     a_logger_that_is_missing_is_told_by_name,
@@ -26,10 +30,10 @@ fn a_terminal_echoes_edits_and_ends_with_control_d(containerd: &Containerd) -> R
     let mut session = containerd.run(&image, "typed").in_terminal()?;
     containerd.events().wait_for("start", "typed")?;
     session.types(b"hexx\x7f\x7fllo\r")?;
-    session.shows("llo\r\nhello\r\n")?;
+    session.shows("llo\r\r\nhello\r\r\n")?;
     session.types(b"\x04")?;
     let shown = session.ends_with(0)?;
-    ensure!(shown.ends_with("eof\r\n"), "{shown:?}");
+    ensure!(shown.ends_with("eof\r\r\n"), "{shown:?}");
     Ok(())
 }
 
@@ -55,13 +59,28 @@ fn the_last_of_a_terminals_output_arrives(containerd: &Containerd) -> Result<()>
     Ok(())
 }
 
+/// Clients differ in what their own terminal adds to a line's end: runc is the oracle.
+fn lines_end_as_runcs_do(containerd: &Containerd) -> Result<()> {
+    let native = native::image()?;
+    containerd.import(&native)?;
+    let native = containerd.run(&native, "runcs-line").runtime(RUNC);
+    let theirs = native.in_terminal()?.ends_with(0)?;
+    let wasi = containerd.run(&image(containerd, "hello")?, "our-line");
+    let ours = wasi.in_terminal()?.ends_with(0)?;
+    ensure!(
+        theirs.replace("linux", "wasi") == ours,
+        "{theirs:?} and {ours:?}"
+    );
+    Ok(())
+}
+
 fn a_guest_in_a_terminal_is_told_so(containerd: &Containerd) -> Result<()> {
     for guest in ["tty", "tty.component"] {
         let id = format!("told-by-{guest}");
         let run = containerd.run(&image(containerd, guest)?, &id);
         let shown = run.in_terminal()?.ends_with(0)?;
         ensure!(
-            shown == "stdin true\r\nstdout true\r\nstderr true\r\n",
+            shown == "stdin true\r\r\nstdout true\r\r\nstderr true\r\r\n",
             "{guest}: {shown:?}"
         );
     }
