@@ -168,10 +168,10 @@ impl Holds {
     /// The guest has ended, and all it had open is closed: sees to it that the client gets the rest of
     /// the output, and then the end of it.
     pub async fn finish(&mut self) {
-        if let Some(terminal) = self.terminal.take() {
-            if !terminal.drain(DRAIN).await {
-                log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
-            }
+        if let Some(terminal) = self.terminal.take()
+            && !terminal.drain(DRAIN).await
+        {
+            log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
         }
         if let Some(logger) = &self.logger {
             logger.close();

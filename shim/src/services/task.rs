@@ -84,12 +84,12 @@ fn resize(terminal: Option<&Console>, request: &ResizePtyRequest) -> Result<(), 
     let Some(terminal) = terminal else {
         return Ok(());
     };
-    let size = ConsoleSize::new(request.height.into(), request.width.into()).ok_or_else(|| {
+    let size = ConsoleSize::new(request.height.into(), request.width.into()).ok_or(
         Error::ConsoleSize {
             rows: request.height,
             columns: request.width,
-        }
-    })?;
+        },
+    )?;
     terminal
         .resize(size)
         .map_err(Error::host("resize the terminal"))
