@@ -27,6 +27,7 @@ pub mod configuration;
 pub mod containerd;
 pub mod dialect;
 pub mod events;
+pub mod execs;
 pub mod fake;
 pub mod fifo;
 pub mod flood;

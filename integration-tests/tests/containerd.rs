@@ -23,6 +23,7 @@ macro_rules! cases {
 mod cases {
     pub(crate) mod caching;
     pub(crate) mod endings;
+    pub(crate) mod exec;
     pub(crate) mod fixture;
     pub(crate) mod identity;
     pub(crate) mod isolation;
@@ -39,6 +40,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("identity", cases::identity::CASES),
     ("metrics", cases::metrics::CASES),
     ("endings", cases::endings::CASES),
+    ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),

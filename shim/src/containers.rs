@@ -95,7 +95,6 @@ impl Containers {
         let memory_limit = plan.limits().memory;
         let birth = Birth {
             plan,
-            capabilities: capabilities(&bundle),
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
@@ -106,10 +105,10 @@ impl Containers {
             return Err(Error::Abandoned { id: creation.id });
         }
         let about = About {
+            namespace: self.events.namespace().to_owned(),
             id: creation.id,
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
-            terminal: holds.console(),
             pid: thread.pid(),
             memory_limit,
         };
@@ -150,7 +149,7 @@ impl Containers {
         }
         let container = self.get(id)?;
         let pid = container.about().pid;
-        let deleted = container.delete().await;
+        let deleted = container.delete(None).await;
         if let Ok(_) | Err(Error::NotFound { .. }) = deleted {
             // Also when its driver is gone without a word, which only a bug can do: the id is free. Not
             // that of a container made since.
@@ -259,13 +258,4 @@ fn layers(mounts: &[RootfsMount], bundle: &Bundle, plan: &Plan) -> Result<Vec<Mo
         })
         .collect::<Result<_, _>>()
         .map_err(Error::Bundle)
-}
-
-/// The names of the process's effective capabilities.
-fn capabilities(bundle: &Bundle) -> Vec<String> {
-    let process = bundle.spec().process().as_ref();
-    let capabilities = process.and_then(|process| process.capabilities().as_ref());
-    let effective = capabilities.and_then(|capabilities| capabilities.effective().as_ref());
-    let names = effective.into_iter().flatten();
-    names.map(ToString::to_string).collect()
 }

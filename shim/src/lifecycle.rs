@@ -2,22 +2,27 @@
 //! clock, no I/O.
 //!
 //! ```text
-//!  Create           Start           Pause            guest ends
-//! ───────► Created ───────► Running ◄─────► Paused ──────────────► Stopped ──Delete──► (gone)
-//!             │   kill         │            Resume                    ▲
-//!             └────────────────┴──────────────────────────────────────┘
+//!  Create           Start           Pause         guest ends         output is taken
+//! ───────► Created ───────► Running ◄─────► Paused ─────────► Ending ───────────────► Stopped ──Delete──► (gone)
+//!             │                │            Resume              ▲                        ▲
+//!             │                └────────────────────────────────┘                        │
+//!             └── kill ──────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! |                     | Created            | Running         | Paused          | Stopped            |
-//! |---------------------|--------------------|-----------------|-----------------|--------------------|
-//! | Start               | do                 | already started | already started | cannot start again |
-//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished   |
-//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished   |
-//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished   |
-//! | Kill, any other     | nothing            | nothing         | nothing         | already finished   |
-//! | Pause               | not running        | do              | nothing         | not running        |
-//! | Resume              | not running        | nothing         | do              | not running        |
-//! | Delete              | do: exit 137 first | still running   | still running   | do                 |
+//! |                     | Created            | Running         | Paused          | Ending           | Stopped            |
+//! |---------------------|--------------------|-----------------|-----------------|------------------|--------------------|
+//! | Start               | do                 | already started | already started | already started  | cannot start again |
+//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished | already finished   |
+//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished | already finished   |
+//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished | already finished   |
+//! | Kill, any other     | nothing            | nothing         | nothing         | already finished | already finished   |
+//! | Pause               | not running        | do              | nothing         | not running      | not running        |
+//! | Resume              | not running        | nothing         | do              | not running      | not running        |
+//! | Delete              | do: exit 137 first | still running   | still running   | still running    | do                 |
+//!
+//! The init and each exec have a phase of their own, to which this table applies. A container that is
+//! paused has its execs paused with it; its end is theirs, and theirs come first. So the phase of the init
+//! decides, too, whether an exec can be added or started ([`may_exec`]).
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -33,6 +38,8 @@ pub enum PhaseKind {
     Running,
     /// The guest is stopped where it was.
     Paused,
+    /// The guest has ended, and its last output is on its way to the client. It has no exit yet.
+    Ending,
     /// It has an exit.
     Stopped,
 }
@@ -93,17 +100,31 @@ pub enum Refusal {
     AlreadyFinished,
     /// Pause or resume of a container without a running guest.
     NotRunning,
+    /// An exec in a paused container.
+    Paused,
+    /// An exec in a stopped container.
+    NoHome,
+    /// Kill with a number that is no signal's.
+    NoSuchSignal(u32),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NoSuchSignal(number) => {
+                return write!(
+                    f,
+                    "was sent {number}, which is no signal; there are 1 to 64"
+                );
+            }
             Self::AlreadyStarted => "is running already",
             Self::NotStartable => "has ended and cannot be started again; create a new one",
             Self::StillRunning => "is running; stop it before deleting it",
             // containerd's clients look for these words (client `task.go`, CRI `errdefs`).
             Self::AlreadyFinished => "has ended: process already finished",
             Self::NotRunning => "is not running",
+            Self::Paused => "is paused; nothing can be executed in it until it is resumed",
+            Self::NoHome => "has ended; nothing can be executed in it",
         })
     }
 }
@@ -113,6 +134,8 @@ impl Signal {
     pub(crate) const INT: Self = Self(2);
     pub(crate) const QUIT: Self = Self(3);
     pub(crate) const KILL: Self = Self(9);
+    /// The largest number of a signal: `SIGRTMAX` of Linux.
+    const MAX: u32 = 64;
 
     /// What it comes to: STOP and CONT pause and resume; HUP, INT, QUIT, KILL and TERM end the guest,
     /// which has no handler for any; all others do nothing.
@@ -124,6 +147,12 @@ impl Signal {
             19 => Effect::Pause,
             _ => Effect::Nothing,
         }
+    }
+
+    /// Whether kill(2) takes it. 0 asks only whether there is anything to signal.
+    #[must_use]
+    pub fn exists(self) -> bool {
+        self.0 <= Self::MAX
     }
 
     /// The exit status of a process that it ended.
@@ -139,24 +168,43 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
     use {PhaseKind as P, Request as R};
     match (phase, request) {
         (P::Created, R::Start) => Verdict::Do,
-        (P::Running | P::Paused, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
+        (P::Running | P::Paused | P::Ending, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
         (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
-        (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Ending | P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
+            Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
+        }
         (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect()) {
             (_, Effect::End) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
                 Verdict::Do
             }
             (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
         },
-        (P::Created | P::Stopped, R::Pause | R::Resume) => Verdict::Refuse(Refusal::NotRunning),
+        (P::Created | P::Ending | P::Stopped, R::Pause | R::Resume) => {
+            Verdict::Refuse(Refusal::NotRunning)
+        }
         (P::Running, R::Pause) | (P::Paused, R::Resume) => Verdict::Do,
         (P::Running, R::Resume) | (P::Paused, R::Pause) => Verdict::Ignore,
         (P::Created | P::Stopped, R::Delete) => Verdict::Do,
-        (P::Running | P::Paused, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
+        (P::Running | P::Paused | P::Ending, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
     }
 }
 
-/// How a container ended, as containerd is told.
+/// Whether an exec can be added to a container, or started in it, whose init is in `phase`. As for runc,
+/// a created container will do.
+///
+/// # Errors
+///
+/// Why not.
+pub fn may_exec(phase: PhaseKind) -> Result<(), Refusal> {
+    match phase {
+        PhaseKind::Created | PhaseKind::Running => Ok(()),
+        PhaseKind::Paused => Err(Refusal::Paused),
+        PhaseKind::Ending | PhaseKind::Stopped => Err(Refusal::NoHome),
+    }
+}
+
+/// How a process ended, as containerd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// 0 to 255 for a guest that ends by itself.
@@ -201,112 +249,4 @@ pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TERM: Signal = Signal(15);
-    const USR1: Signal = Signal(10);
-
-    #[test]
-    fn a_container_is_started_once() {
-        assert_eq!(decide(PhaseKind::Created, Request::Start), Verdict::Do);
-        for phase in [PhaseKind::Running, PhaseKind::Paused, PhaseKind::Stopped] {
-            assert!(matches!(decide(phase, Request::Start), Verdict::Refuse(_)));
-        }
-    }
-
-    #[test]
-    fn signals_that_end_nothing_are_accepted_while_there_is_something_to_signal() {
-        for signal in [USR1, Signal(0), Signal(18), Signal(28)] {
-            assert_eq!(
-                decide(PhaseKind::Running, Request::Kill(signal)),
-                Verdict::Ignore
-            );
-            assert_eq!(
-                decide(PhaseKind::Stopped, Request::Kill(signal)),
-                Verdict::Refuse(Refusal::AlreadyFinished)
-            );
-        }
-    }
-
-    #[test]
-    fn stop_and_cont_pause_and_resume() {
-        let (stop, cont) = (Request::Kill(Signal(19)), Request::Kill(Signal(18)));
-        assert_eq!(decide(PhaseKind::Running, stop), Verdict::Do);
-        assert_eq!(decide(PhaseKind::Paused, stop), Verdict::Ignore);
-        assert_eq!(decide(PhaseKind::Paused, cont), Verdict::Do);
-        assert_eq!(decide(PhaseKind::Running, cont), Verdict::Ignore);
-        assert_eq!(
-            decide(PhaseKind::Paused, Request::Kill(Signal::KILL)),
-            Verdict::Do
-        );
-    }
-
-    #[test]
-    fn exits_have_the_numbers_of_the_design() {
-        assert_eq!(exit_status(Some(&Outcome::Exited(7)), Some(TERM)), 7);
-        assert_eq!(exit_status(Some(&Outcome::Exited(1000)), None), 232);
-        assert_eq!(
-            exit_status(
-                Some(&Outcome::Trapped {
-                    trace: String::new()
-                }),
-                None
-            ),
-            134
-        );
-        assert_eq!(
-            exit_status(Some(&Outcome::OutOfMemory { limit: 1 }), None),
-            137
-        );
-        assert_eq!(exit_status(Some(&Outcome::Killed), Some(TERM)), 143);
-        assert_eq!(exit_status(None, None), 255);
-    }
-
-    proptest! {
-        /// A toy container that does as it is told: whatever is asked in whatever order, it runs at
-        /// most once, ends at most once, and is never deleted while it runs.
-        #[test]
-        fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..60, 0..50)) {
-            let (mut phase, mut starts, mut exits) = (PhaseKind::Created, 0, 0);
-            for number in requests {
-                let request = match number {
-                    0..5 => Request::Start,
-                    5..10 => Request::Delete,
-                    10..15 => Request::Pause,
-                    15..20 => Request::Resume,
-                    signal => Request::Kill(Signal(signal - 20)),
-                };
-                if decide(phase, request) != Verdict::Do {
-                    continue;
-                }
-                let effect = match request {
-                    Request::Kill(signal) => signal.effect(),
-                    Request::Pause => Effect::Pause,
-                    Request::Resume => Effect::Resume,
-                    Request::Start => {
-                        starts += 1;
-                        phase = PhaseKind::Running;
-                        Effect::Nothing
-                    }
-                    Request::Delete => {
-                        prop_assert!(phase != PhaseKind::Running && phase != PhaseKind::Paused);
-                        break;
-                    }
-                };
-                match effect {
-                    Effect::End => {
-                        exits += 1;
-                        phase = PhaseKind::Stopped;
-                    }
-                    Effect::Pause => phase = PhaseKind::Paused,
-                    Effect::Resume => phase = PhaseKind::Running,
-                    Effect::Nothing => {}
-                }
-                prop_assert!(starts <= 1 && exits <= 1);
-            }
-        }
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use wasi_bundles::ConsoleSize;
@@ -156,12 +157,11 @@ impl Holds {
         self.terminal.as_ref().map(Terminal::console)
     }
 
-    /// The next signal that is typed at the terminal. Waits for ever without one. May be dropped and
-    /// called again.
-    pub async fn typed(&mut self) -> Signal {
+    /// The next signal that is typed at the terminal; never ready without one.
+    pub fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
         match &mut self.terminal {
-            Some(terminal) => terminal.typed().await,
-            None => std::future::pending().await,
+            Some(terminal) => terminal.poll_typed(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -173,6 +173,13 @@ impl Holds {
         {
             log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
         }
+        self.close();
+    }
+
+    /// The guest has ended, or will never run, and nobody waits for output: the client gets the end of
+    /// it at once.
+    pub fn close(&mut self) {
+        self.terminal = None;
         if let Some(logger) = &self.logger {
             logger.close();
         }
@@ -180,7 +187,7 @@ impl Holds {
         self.outputs.clear();
     }
 
-    /// The container is deleted: its logger has to end.
+    /// The container, or the exec, is deleted: its logger has to end.
     pub async fn end(&mut self) {
         if let Some(logger) = self.logger.take() {
             logger.end().await;

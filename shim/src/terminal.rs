@@ -3,7 +3,7 @@
 //!
 //! The slave is a fresh terminal: echo, line editing, `\n` shown as `\r\n`, ^D for the end of input;
 //! all that is the kernel's line discipline. Signals are not, see [`keys`]: the guest is no process, so
-//! what is typed for it is [heard](Terminal::typed) here, and ends it as the signal would. A client that
+//! what is typed for it is [heard](Terminal::poll_typed) here, and ends it as the signal would. A client that
 //! closes its end of stdin for good hangs up: HUP, as runc's shim has it.
 //!
 //! Who copies: one thread for each terminal, blocked in poll(2) while nothing moves. Not the guest's
@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -122,12 +123,11 @@ impl Terminal {
         self.console.clone()
     }
 
-    /// The next signal that was typed, or that hanging up is. Waits for ever when there is none to come.
-    /// May be dropped and called again.
-    pub async fn typed(&mut self) -> Signal {
-        match self.typed.recv().await {
-            Some(signal) => signal,
-            None => std::future::pending().await,
+    /// The next signal that was typed, or that hanging up is; never ready when there is none to come.
+    pub fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+        match self.typed.poll_recv(cx) {
+            Poll::Ready(Some(signal)) => Poll::Ready(signal),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 

@@ -134,7 +134,7 @@ impl LogProgram {
         }
         let (stage, watched) = watch::channel(Stage::Open);
         let (end, ended) = oneshot::channel();
-        let name = format!("the logger {name} of container {}", owner.id);
+        let name = format!("the logger {name} of {}", owner.id);
         tokio::spawn(async move {
             tend(child, &name, watched, patience).await;
             drop(end);

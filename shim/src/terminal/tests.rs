@@ -19,6 +19,10 @@ fn open() -> (Terminal, std::fs::File, PipeWriter, PipeReader) {
     (terminal, slave.into(), typing, shown)
 }
 
+async fn typed(terminal: &mut Terminal) -> Signal {
+    std::future::poll_fn(|cx| terminal.poll_typed(cx)).await
+}
+
 #[tokio::test]
 async fn it_echoes_edits_and_ends_lines() {
     let (terminal, mut slave, mut typing, mut shown) = open();
@@ -53,7 +57,7 @@ async fn it_has_the_size_it_was_given() {
 async fn typed_signals_are_heard_by_the_slaves_settings() {
     let (mut terminal, mut slave, mut typing, mut shown) = open();
     typing.write_all(b"\x03").unwrap();
-    assert_eq!(terminal.typed().await, Signal::INT);
+    assert_eq!(typed(&mut terminal).await, Signal::INT);
     let mut echo = [0; 2];
     shown.read_exact(&mut echo).unwrap();
     assert_eq!(echo, *b"^C", "the kernel has had it");
@@ -65,7 +69,7 @@ async fn typed_signals_are_heard_by_the_slaves_settings() {
     slave.read_exact(&mut byte).unwrap();
     assert_eq!(byte, *b"\x1c", "a raw terminal passes it on");
     drop(typing);
-    assert_eq!(terminal.typed().await, Signal::HUP, "and it is none");
+    assert_eq!(typed(&mut terminal).await, Signal::HUP, "and it is none");
 }
 
 #[tokio::test]
