@@ -1,12 +1,13 @@
 //! A command in a terminal of its own, as a person has one: what is typed, what is shown.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::pty::{Winsize, openpty};
+use rustix::termios::tcgetwinsize;
 
 use crate::invocation::{Invocation, code};
 use crate::poll;
@@ -114,4 +115,23 @@ impl Drop for Session {
         // One that has ended needs neither.
         drop(self.child.kill().and_then(|()| self.child.wait()));
     }
+}
+
+/// The rows and columns of a shim's only terminal, as the kernel has it.
+///
+/// # Errors
+///
+/// When it has none.
+pub fn size(shim: i32) -> Result<(u16, u16)> {
+    for entry in fs::read_dir(format!("/proc/{shim}/fd"))? {
+        // Any may be gone by now.
+        let Ok(file) = fs::read_link(entry?.path()) else {
+            continue;
+        };
+        if file.starts_with("/dev/pts") {
+            let size = tcgetwinsize(File::open(file)?)?;
+            return Ok((size.ws_row, size.ws_col));
+        }
+    }
+    bail!("the shim has no terminal")
 }
