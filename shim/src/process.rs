@@ -169,7 +169,10 @@ impl Process {
                 frozen: false,
                 ended_by: None,
             }),
-            phase => phase,
+            phase @ (Phase::Running(_)
+            | Phase::Ending { .. }
+            | Phase::Stopped
+            | Phase::Changing) => phase,
         };
         self.show(None);
     }
@@ -212,7 +215,10 @@ impl Process {
                 self.holds.close();
                 Some(Exit::unborn(signal))
             }
-            phase => {
+            phase @ (Phase::Running(_)
+            | Phase::Ending { .. }
+            | Phase::Stopped
+            | Phase::Changing) => {
                 self.phase = phase;
                 None
             }
