@@ -2,22 +2,23 @@
 //! clock, no I/O.
 //!
 //! ```text
-//!  Create           Start           Pause            guest ends
-//! ───────► Created ───────► Running ◄─────► Paused ──────────────► Stopped ──Delete──► (gone)
-//!             │   kill         │            Resume                    ▲
-//!             └────────────────┴──────────────────────────────────────┘
+//!  Create           Start           Pause         guest ends         output is taken
+//! ───────► Created ───────► Running ◄─────► Paused ─────────► Ending ───────────────► Stopped ──Delete──► (gone)
+//!             │                │            Resume              ▲                        ▲
+//!             │                └────────────────────────────────┘                        │
+//!             └── kill ──────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! |                     | Created            | Running         | Paused          | Stopped            |
-//! |---------------------|--------------------|-----------------|-----------------|--------------------|
-//! | Start               | do                 | already started | already started | cannot start again |
-//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished   |
-//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished   |
-//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished   |
-//! | Kill, any other     | nothing            | nothing         | nothing         | already finished   |
-//! | Pause               | not running        | do              | nothing         | not running        |
-//! | Resume              | not running        | nothing         | do              | not running        |
-//! | Delete              | do: exit 137 first | still running   | still running   | do                 |
+//! |                     | Created            | Running         | Paused          | Ending           | Stopped            |
+//! |---------------------|--------------------|-----------------|-----------------|------------------|--------------------|
+//! | Start               | do                 | already started | already started | already started  | cannot start again |
+//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished | already finished   |
+//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished | already finished   |
+//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished | already finished   |
+//! | Kill, any other     | nothing            | nothing         | nothing         | already finished | already finished   |
+//! | Pause               | not running        | do              | nothing         | not running      | not running        |
+//! | Resume              | not running        | nothing         | do              | not running      | not running        |
+//! | Delete              | do: exit 137 first | still running   | still running   | still running    | do                 |
 //!
 //! The init and each exec have a phase of their own, to which this table applies. A container that is
 //! paused has its execs paused with it; its end is theirs, and theirs come first. So the phase of the init
@@ -37,6 +38,8 @@ pub enum PhaseKind {
     Running,
     /// The guest is stopped where it was.
     Paused,
+    /// The guest has ended, and its last output is on its way to the client. It has no exit yet.
+    Ending,
     /// It has an exit.
     Stopped,
 }
@@ -127,6 +130,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Signal {
+    pub(crate) const HUP: Self = Self(1);
+    pub(crate) const INT: Self = Self(2);
+    pub(crate) const QUIT: Self = Self(3);
     pub(crate) const KILL: Self = Self(9);
     /// The largest number of a signal: `SIGRTMAX` of Linux.
     const MAX: u32 = 64;
@@ -162,9 +168,9 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
     use {PhaseKind as P, Request as R};
     match (phase, request) {
         (P::Created, R::Start) => Verdict::Do,
-        (P::Running | P::Paused, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
+        (P::Running | P::Paused | P::Ending, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
         (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
-        (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Ending | P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
         (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
             Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
         }
@@ -174,11 +180,13 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
             }
             (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
         },
-        (P::Created | P::Stopped, R::Pause | R::Resume) => Verdict::Refuse(Refusal::NotRunning),
+        (P::Created | P::Ending | P::Stopped, R::Pause | R::Resume) => {
+            Verdict::Refuse(Refusal::NotRunning)
+        }
         (P::Running, R::Pause) | (P::Paused, R::Resume) => Verdict::Do,
         (P::Running, R::Resume) | (P::Paused, R::Pause) => Verdict::Ignore,
         (P::Created | P::Stopped, R::Delete) => Verdict::Do,
-        (P::Running | P::Paused, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
+        (P::Running | P::Paused | P::Ending, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
     }
 }
 
@@ -192,7 +200,7 @@ pub fn may_exec(phase: PhaseKind) -> Result<(), Refusal> {
     match phase {
         PhaseKind::Created | PhaseKind::Running => Ok(()),
         PhaseKind::Paused => Err(Refusal::Paused),
-        PhaseKind::Stopped => Err(Refusal::NoHome),
+        PhaseKind::Ending | PhaseKind::Stopped => Err(Refusal::NoHome),
     }
 }
 
@@ -250,153 +258,4 @@ pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TERM: Signal = Signal(15);
-    const USR1: Signal = Signal(10);
-
-    #[test]
-    fn a_container_is_started_once() {
-        assert_eq!(decide(PhaseKind::Created, Request::Start), Verdict::Do);
-        for phase in [PhaseKind::Running, PhaseKind::Paused, PhaseKind::Stopped] {
-            assert!(matches!(decide(phase, Request::Start), Verdict::Refuse(_)));
-        }
-    }
-
-    #[test]
-    fn signals_that_end_nothing_are_accepted_while_there_is_something_to_signal() {
-        for signal in [USR1, Signal(0), Signal(18), Signal(28)] {
-            assert_eq!(
-                decide(PhaseKind::Running, Request::Kill(signal)),
-                Verdict::Ignore
-            );
-            assert_eq!(
-                decide(PhaseKind::Stopped, Request::Kill(signal)),
-                Verdict::Refuse(Refusal::AlreadyFinished)
-            );
-        }
-    }
-
-    #[test]
-    fn stop_and_cont_pause_and_resume() {
-        let (stop, cont) = (Request::Kill(Signal(19)), Request::Kill(Signal(18)));
-        assert_eq!(decide(PhaseKind::Running, stop), Verdict::Do);
-        assert_eq!(decide(PhaseKind::Paused, stop), Verdict::Ignore);
-        assert_eq!(decide(PhaseKind::Paused, cont), Verdict::Do);
-        assert_eq!(decide(PhaseKind::Running, cont), Verdict::Ignore);
-        assert_eq!(
-            decide(PhaseKind::Paused, Request::Kill(Signal::KILL)),
-            Verdict::Do
-        );
-    }
-
-    #[test]
-    fn every_signal_has_its_answer_in_every_phase() {
-        use PhaseKind::{Created, Paused, Running, Stopped};
-        use Refusal::{AlreadyFinished, NoSuchSignal};
-        for number in 0..=u32::from(u8::MAX) {
-            let signal = Signal(number);
-            let verdicts = [Created, Running, Paused, Stopped]
-                .map(|phase| decide(phase, Request::Kill(signal)));
-            let finished = Verdict::Refuse(AlreadyFinished);
-            let (created, running, paused) = match number {
-                1 | 2 | 3 | 9 | 15 => (Verdict::Do, Verdict::Do, Verdict::Do),
-                18 => (Verdict::Ignore, Verdict::Ignore, Verdict::Do),
-                19 => (Verdict::Ignore, Verdict::Do, Verdict::Ignore),
-                0..=64 => (Verdict::Ignore, Verdict::Ignore, Verdict::Ignore),
-                65.. => [Verdict::Refuse(NoSuchSignal(number)); 3].into(),
-            };
-            assert_eq!(verdicts, [created, running, paused, finished], "{number}");
-        }
-    }
-
-    #[test]
-    fn an_exec_needs_a_container_that_lives_and_is_not_paused() {
-        assert_eq!(may_exec(PhaseKind::Created), Ok(()));
-        assert_eq!(may_exec(PhaseKind::Running), Ok(()));
-        assert_eq!(may_exec(PhaseKind::Paused), Err(Refusal::Paused));
-        assert_eq!(may_exec(PhaseKind::Stopped), Err(Refusal::NoHome));
-    }
-
-    #[test]
-    fn exits_have_the_numbers_of_the_design() {
-        assert_eq!(exit_status(Some(&Outcome::Exited(7)), Some(TERM)), 7);
-        assert_eq!(exit_status(Some(&Outcome::Exited(1000)), None), 232);
-        assert_eq!(
-            exit_status(
-                Some(&Outcome::Trapped {
-                    trace: String::new()
-                }),
-                None
-            ),
-            134
-        );
-        assert_eq!(
-            exit_status(Some(&Outcome::OutOfMemory { limit: 1 }), None),
-            137
-        );
-        let overflow = Outcome::StackOverflow {
-            trace: String::new(),
-        };
-        assert_eq!(exit_status(Some(&overflow), None), 139);
-        let many = Outcome::TooMany {
-            what: wasi_runtime::Countable::Handles,
-            limit: 1,
-        };
-        assert_eq!(exit_status(Some(&many), None), 134);
-        let late = Outcome::DeadlineExceeded {
-            after: Duration::from_secs(1),
-        };
-        assert_eq!(exit_status(Some(&late), Some(TERM)), 124);
-        assert_eq!(exit_status(Some(&Outcome::Killed), Some(TERM)), 143);
-        assert_eq!(exit_status(None, None), 255);
-    }
-
-    proptest! {
-        /// A toy container that does as it is told: whatever is asked in whatever order, it runs at
-        /// most once, ends at most once, and is never deleted while it runs.
-        #[test]
-        fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..60, 0..50)) {
-            let (mut phase, mut starts, mut exits) = (PhaseKind::Created, 0, 0);
-            for number in requests {
-                let request = match number {
-                    0..5 => Request::Start,
-                    5..10 => Request::Delete,
-                    10..15 => Request::Pause,
-                    15..20 => Request::Resume,
-                    signal => Request::Kill(Signal(signal - 20)),
-                };
-                if decide(phase, request) != Verdict::Do {
-                    continue;
-                }
-                let effect = match request {
-                    Request::Kill(signal) => signal.effect(),
-                    Request::Pause => Effect::Pause,
-                    Request::Resume => Effect::Resume,
-                    Request::Start => {
-                        starts += 1;
-                        phase = PhaseKind::Running;
-                        Effect::Nothing
-                    }
-                    Request::Delete => {
-                        prop_assert!(phase != PhaseKind::Running && phase != PhaseKind::Paused);
-                        break;
-                    }
-                };
-                match effect {
-                    Effect::End => {
-                        exits += 1;
-                        phase = PhaseKind::Stopped;
-                    }
-                    Effect::Pause => phase = PhaseKind::Paused,
-                    Effect::Resume => phase = PhaseKind::Running,
-                    Effect::Nothing => {}
-                }
-                prop_assert!(starts <= 1 && exits <= 1);
-            }
-        }
-    }
-}
+mod tests;
