@@ -193,10 +193,14 @@ impl Interrupter {
 
     /// Makes a guest that computes notice, for at most `time`.
     fn use_means(&self, time: Duration) {
-        if !self.switch.is_defying() {
+        let switch = &self.switch;
+        if !switch.is_defying() {
             return;
         }
-        let switch = &self.switch;
+        if switch.place.load(SeqCst) == HELD {
+            // It was told, and may have to go on a little before it can be made to trap.
+            return wait(&switch.place, HELD, Some(time));
+        }
         match &self.means {
             Means::Fence(fence) => fence.raise(&switch.place, IN, || {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
@@ -204,7 +208,7 @@ impl Interrupter {
             }),
             Means::Epoch(engine, _) => {
                 engine.0.increment_epoch();
-                wait(&self.switch.place, IN, Some(time));
+                wait(&switch.place, IN, Some(time));
             }
         }
     }
@@ -220,9 +224,14 @@ impl Interrupter {
 }
 
 impl Switch {
-    /// Whether the guest goes on against an order.
+    /// Whether the guest goes on against an order, or could yet: one that is held has not ended.
     fn is_defying(&self) -> bool {
-        self.place.load(SeqCst) == IN && self.orders.load(SeqCst) != 0
+        let orders = self.orders.load(SeqCst);
+        match self.place.load(SeqCst) {
+            IN => orders != 0,
+            HELD => orders & KILL != 0,
+            _ => false,
+        }
     }
 
     /// The orders have changed.

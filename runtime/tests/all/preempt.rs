@@ -39,6 +39,25 @@ fn a_loop_of_one_instruction_is_killed_anywhere() {
     killed_anywhere(&Fixture::new().wat(&program("", "")));
 }
 
+/// Where the host enters a guest it can be held and not be made to trap.
+#[test]
+fn a_guest_that_is_paused_as_it_begins_is_killed() {
+    let artifact = Fixture::new().wat(&wasm::module(
+        r#"(func (export "_start") (loop $forever (br $forever)))"#,
+    ));
+    for round in 0..500 {
+        let running = start(&artifact, args(["guest"]));
+        for _ in 0..round * 50 {
+            std::hint::spin_loop();
+        }
+        running.interrupter.pause();
+        for _ in 0..round % 16 * 1000 {
+            std::hint::spin_loop();
+        }
+        assert_eq!(running.kill().outcome, Outcome::Killed);
+    }
+}
+
 #[test]
 fn guests_that_look_for_interruptions_themselves_are_killed_anywhere() {
     let fixture = Fixture::with_epochs();
