@@ -81,5 +81,5 @@ pub use options::Options;
 pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use preopens::Preopen;
-pub use process::{Process, User};
+pub use process::{ConsoleSize, Process, User};
 pub use wasm::{Kind, NotWasm};

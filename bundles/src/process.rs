@@ -31,6 +31,8 @@ pub struct Process {
     pub user: User,
     /// Whether stdio is to be a terminal.
     pub terminal: bool,
+    /// How large the terminal is at first, if there is one.
+    pub console_size: ConsoleSize,
     /// Whether the thread is to lose the ability to gain privileges. The shim may do so anyway.
     pub no_new_privileges: bool,
     /// Names of the effective capabilities, such as `CHOWN`; `None` if there is nothing about
@@ -38,6 +40,26 @@ pub struct Process {
     pub capabilities: Option<Vec<String>>,
     /// How many files it may have open (`RLIMIT_NOFILE`, the soft limit).
     pub open_files: Option<u64>,
+}
+
+/// The size of a terminal, in characters (OCI config.md, `consoleSize`); 0 for one that nobody told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsoleSize {
+    /// The height.
+    pub rows: u16,
+    /// The width.
+    pub columns: u16,
+}
+
+impl ConsoleSize {
+    /// `None` for a size that no terminal can have: the kernel counts in 16 bits.
+    #[must_use]
+    pub fn new(rows: u64, columns: u64) -> Option<Self> {
+        Some(Self {
+            rows: rows.try_into().ok()?,
+            columns: columns.try_into().ok()?,
+        })
+    }
 }
 
 /// Ids on the host: there are no user namespaces here.
@@ -111,6 +133,7 @@ impl Process {
                 umask: user.umask(),
             },
             terminal: process.terminal().unwrap_or(false),
+            console_size: console_size(process).map_err(invalid)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             capabilities: process.capabilities().as_ref().map(|capabilities| {
                 let effective = capabilities.effective().iter().flatten();
@@ -132,6 +155,16 @@ impl Process {
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
     }
+}
+
+fn console_size(process: &runtime::Process) -> Result<ConsoleSize, String> {
+    let Some(size) = process.console_size() else {
+        return Ok(ConsoleSize::default());
+    };
+    let (rows, columns) = (size.height(), size.width());
+    ConsoleSize::new(rows, columns).ok_or_else(|| {
+        format!("consoleSize is {rows} rows of {columns} columns; a terminal has 65,535 at most")
+    })
 }
 
 fn environment(entries: &[String]) -> Result<Vec<(String, String)>, String> {
@@ -199,6 +232,21 @@ mod tests {
             .build()
             .unwrap();
         Process::new(&process, Path::new("/b/config.json"))
+    }
+
+    #[test]
+    fn a_console_has_a_size_that_the_kernel_can_count() {
+        let sized = |size: &str| {
+            let text =
+                format!(r#"{{"user": {{}}, "cwd": "/", "args": ["a"], "terminal": true{size}}}"#);
+            let process: runtime::Process = serde_json::from_str(&text).unwrap();
+            Process::new(&process, Path::new("/b/config.json"))
+        };
+        let told = sized(r#", "consoleSize": {"height": 24, "width": 80}"#).unwrap();
+        assert_eq!(ConsoleSize::new(24, 80), Some(told.console_size));
+        assert_eq!(sized("").unwrap().console_size, ConsoleSize::default());
+        let error = sized(r#", "consoleSize": {"height": 24, "width": 70000}"#).unwrap_err();
+        assert!(error.to_string().contains("70000 columns"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use containerd_shim_protos::api::{
-    DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, WaitRequest, WaitResponse,
+    CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest,
+    ResizePtyRequest, StartRequest, StartResponse, StateRequest, StateResponse, WaitRequest,
+    WaitResponse,
 };
 use containerd_shim_protos::events::task::TaskExit;
 use protobuf::well_known_types::any::Any;
@@ -143,6 +144,37 @@ impl Exec<'_> {
             ..WaitRequest::default()
         };
         self.tasks.call("Wait", &request)
+    }
+
+    /// Closes what the shim holds of its stdin.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn close_stdin(&self) -> ttrpc::Result<Empty> {
+        let request = CloseIORequest {
+            id: self.container.clone(),
+            exec_id: self.id.clone(),
+            stdin: true,
+            ..CloseIORequest::default()
+        };
+        self.tasks.call("CloseIO", &request)
+    }
+
+    /// Resizes its terminal.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn resize(&self, width: u32, height: u32) -> ttrpc::Result<Empty> {
+        let request = ResizePtyRequest {
+            id: self.container.clone(),
+            exec_id: self.id.clone(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        self.tasks.call("ResizePty", &request)
     }
 
     /// Sends it a signal.

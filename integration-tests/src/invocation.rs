@@ -125,6 +125,11 @@ impl Invocation {
         self
     }
 
+    /// The command itself, for who runs it otherwise than with pipes.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Runs it to its end, whatever its exit status.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ pub mod dialect;
 pub mod events;
 pub mod execs;
 pub mod fake;
+pub mod fifo;
+pub mod flood;
 pub mod guests;
 pub mod image;
 pub mod invocation;
@@ -40,6 +42,7 @@ pub mod receiver;
 pub mod run;
 pub mod task;
 pub mod tasks;
+pub mod terminal;
 pub mod version;
 
 /// The runtime name that resolves to our binary.

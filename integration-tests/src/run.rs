@@ -11,6 +11,7 @@ use crate::containerd::Containerd;
 use crate::image::Image;
 use crate::invocation::{Invocation, Output};
 use crate::task::Task;
+use crate::terminal::Session;
 
 /// A container about to be run.
 #[derive(Clone, Debug)]
@@ -166,9 +167,28 @@ impl<'a> Run<'a> {
     /// When it does not start.
     pub fn start(&self) -> Result<Task<'a>> {
         let uri = format!("file://{}", log(self.containerd, &self.id).display());
-        self.invocation(&["--detach", "--log-uri", &uri])
-            .success()?;
+        self.start_with_log(&uri)
+    }
+
+    /// Runs it detached, with its output going to a URI.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_with_log(&self, uri: &str) -> Result<Task<'a>> {
+        self.invocation(&["--detach", "--log-uri", uri]).success()?;
         Ok(self.containerd.task(&self.id))
+    }
+
+    /// Runs it in the foreground of a terminal, which is the container's.
+    ///
+    /// # Errors
+    ///
+    /// When `ctr` cannot be started.
+    pub fn in_terminal(&self) -> Result<Session> {
+        let fifos = self.containerd.folder().join("fifo");
+        let flags = ["--rm", "--tty", "--fifo-dir", &fifos.to_string_lossy()];
+        Session::start(self.invocation(&flags))
     }
 
     /// Makes the container only; it has no task until [`Task::start`].

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use containerd_shim_protos::api::{
-    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-    DeleteResponse, KillRequest, PidsRequest, PidsResponse, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest,
-    WaitRequest, WaitResponse,
+    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, KillRequest, PidsRequest, PidsResponse, ResizePtyRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+    StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -155,6 +155,39 @@ impl Tasks {
             "Start",
             &StartRequest {
                 id: id.into(),
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Closes what the shim holds of a task's stdin.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn close_stdin(&self, id: &str) -> ttrpc::Result<Empty> {
+        self.call(
+            "CloseIO",
+            &CloseIORequest {
+                id: id.into(),
+                stdin: true,
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Resizes a task's terminal.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn resize(&self, id: &str, width: u32, height: u32) -> ttrpc::Result<Empty> {
+        self.call(
+            "ResizePty",
+            &ResizePtyRequest {
+                id: id.into(),
+                width,
+                height,
                 ..Default::default()
             },
         )

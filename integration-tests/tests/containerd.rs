@@ -33,6 +33,7 @@ mod cases {
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
+    pub(crate) mod stdio;
     pub(crate) mod worlds;
 }
 
@@ -49,6 +50,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("refusals", cases::refusals::CASES),
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
+    ("stdio", cases::stdio::CASES),
     ("worlds", cases::worlds::CASES),
 ];
 

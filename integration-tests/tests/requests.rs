@@ -2,7 +2,7 @@
 //! at all.
 
 use anyhow::{Result, ensure};
-use containerd_shim_protos::api::{CheckpointTaskRequest, Empty, ResizePtyRequest, Status};
+use containerd_shim_protos::api::{CheckpointTaskRequest, Empty, Status};
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::guests;
@@ -46,32 +46,11 @@ fn what_is_not_there_is_unimplemented() -> Result<()> {
         };
     }
     let answers = answers! {
-        "ResizePty": ResizePtyRequest => Empty,
         "Checkpoint": CheckpointTaskRequest => Empty,
     };
     for (method, answer) in answers {
         ensure!(answer == Some(Code::UNIMPLEMENTED), "{method}: {answer:?}");
     }
-    Ok(())
-}
-
-#[test]
-fn a_terminal_and_a_logger_are_refused_by_name() -> Result<()> {
-    let fake = FakeContainerd::new()?;
-    let (tasks, _first) = created(&fake, "first")?;
-    let second = fake
-        .bundle("second")
-        .file("/app.wasm", guests::spins()?)
-        .args(["/app.wasm"])
-        .write()?;
-    let terminal = tasks.create_with(&second, |request| request.terminal = true);
-    ensure!(code(&terminal) == Some(Code::UNIMPLEMENTED), "{terminal:?}");
-    let logger = tasks.create_with(&second, |request| {
-        request.stdout = "binary:///bin/logger".into();
-    });
-    ensure!(code(&logger) == Some(Code::UNIMPLEMENTED), "{logger:?}");
-    // Nothing is left of either: the id is free.
-    tasks.create(&second)?;
     Ok(())
 }
 

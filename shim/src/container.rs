@@ -29,6 +29,8 @@ const QUEUE: usize = 16;
 /// What everybody may know of a container.
 #[derive(Debug)]
 pub struct About {
+    /// containerd's namespace.
+    pub namespace: String,
     /// containerd's id.
     pub id: String,
     /// The bundle's path.
@@ -70,6 +72,7 @@ impl Container {
                 stdin: about.stdio.stdin.clone(),
                 stdout: about.stdio.stdout.clone(),
                 stderr: about.stdio.stderr.clone(),
+                terminal: holds.console().is_some(),
                 ..TaskIO::default()
             }),
             pid: about.pid,
@@ -195,7 +198,7 @@ impl Container {
             PhaseKind::Created | PhaseKind::Running | PhaseKind::Paused => {
                 self.allowance.update(resources)
             }
-            PhaseKind::Stopped => Err(Error::Refused {
+            PhaseKind::Ending | PhaseKind::Stopped => Err(Error::Refused {
                 id: self.about.id.clone(),
                 refusal: Refusal::NotRunning,
             }),

@@ -23,7 +23,7 @@ use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
 use crate::lifecycle::Exit;
 use crate::programs::Programs;
-use crate::stdio::StdioPaths;
+use crate::stdio::{Owner, StdioPaths};
 
 /// All containers. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -84,13 +84,15 @@ impl Containers {
     /// Whatever is wrong with the bundle, the program or the host; nothing is left of the container.
     pub async fn create(&self, creation: Creation) -> Result<Arc<Container>, Error> {
         let reservation = self.reserve(&creation.id)?;
-        if creation.terminal {
-            return Err(Error::Unimplemented("a terminal".to_owned()));
-        }
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
         let plan = Plan::new(&bundle)?;
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
-        let (holds, stdio) = creation.stdio.open()?;
+        let owner = Owner {
+            namespace: self.events.namespace(),
+            id: &creation.id,
+        };
+        let terminal = creation.terminal.then_some(plan.process().console_size);
+        let (holds, stdio) = creation.stdio.open(owner, terminal).await?;
         let allowance = Allowance::new(*plan.limits())?;
         let birth = Birth {
             plan,
@@ -105,6 +107,7 @@ impl Containers {
             return Err(Error::Abandoned { id: creation.id });
         }
         let about = About {
+            namespace: self.events.namespace().to_owned(),
             id: creation.id,
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,

@@ -5,10 +5,14 @@
 //! [`Container`](crate::container::Container).
 //!
 //! Events are queued in this order: TaskCreate before the container can be asked for anything, TaskStart
-//! before the guest is released, TaskExit once, when its thread is gone and its exit is on disk; who waits
-//! for the exit is woken after that. For an exec it is the same with TaskExecAdded and TaskExecStarted, and
-//! its TaskExit comes before the init's, which is the container's last: [`Driver::exit`] ends all execs
-//! first, and from there on [`may_exec`] lets no other in.
+//! before the guest is released, TaskExit once, when its thread is gone, its output is with the client and
+//! its exit is on disk; who waits for the exit is woken after that. For an exec it is the same with
+//! TaskExecAdded and TaskExecStarted, and its TaskExit comes before the init's, which is the container's
+//! last: when the init's guest has ended, all execs are ended, and from there on [`may_exec`] lets no
+//! other in.
+//!
+//! A client may take its time with the last output of a terminal, and a logger with its end. The driver
+//! waits for neither: a process is [`PhaseKind::Ending`] meanwhile, and others are driven on.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -17,7 +21,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use wasi_runtime::Outcome;
 
 use crate::Error;
 use crate::announcer::Announcer;
@@ -27,8 +30,9 @@ use crate::lifecycle::{
     Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, may_exec,
 };
 use crate::place::Place;
-use crate::process::{Process, Snapshot};
+use crate::process::{Happening, Process, Snapshot};
 use crate::recover::ExitRecord;
+use crate::stdio::Holds;
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -99,8 +103,8 @@ impl Driver {
         loop {
             let ask = tokio::select! {
                 biased;
-                (exec, end) = self.next_end() => {
-                    self.ended(exec, end).await;
+                (exec, what) = self.next() => {
+                    self.happened(exec, what).await;
                     continue;
                 }
                 ask = requests.recv() => match ask {
@@ -117,15 +121,23 @@ impl Driver {
                     reply,
                 } => {
                     let answer = self.lifecycle(exec.as_deref(), request).await;
-                    let deleted = exec.is_none() && request == Request::Delete && answer.is_ok();
-                    if deleted {
-                        // Before the reply: who is told that it is gone shall not reach it any more.
-                        requests.close();
+                    if request != Request::Delete || answer.is_err() {
+                        drop(reply.send(answer));
+                        continue;
                     }
+                    let mut holds = self.forget(exec.as_deref());
+                    if exec.is_some() {
+                        tokio::spawn(async move {
+                            holds.end().await;
+                            drop(reply.send(answer));
+                        });
+                        continue;
+                    }
+                    holds.end().await;
+                    // Before the reply: who is told that it is gone shall not reach it any more.
+                    requests.close();
                     drop(reply.send(answer));
-                    if deleted {
-                        return;
-                    }
+                    return;
                 }
                 Ask::KillAll { signal, reply } => {
                     drop(reply.send(self.kill_all(signal).await));
@@ -145,18 +157,36 @@ impl Driver {
         }
     }
 
-    /// The next process that ends by itself or because it was told to. Execs come first: one that ends
-    /// at the same time as the init has ended by itself.
-    async fn next_end(&mut self) -> (Option<String>, Option<Outcome>) {
+    /// What happens next to which process. Execs come first: one that ends at the same time as the init
+    /// has ended by itself.
+    async fn next(&mut self) -> (Option<String>, Happening) {
         poll_fn(|cx| {
             for (id, exec) in &mut self.execs {
-                if let Poll::Ready(end) = exec.poll_ended(cx) {
-                    return Poll::Ready((Some(id.clone()), end));
+                if let Poll::Ready(what) = exec.poll(cx) {
+                    return Poll::Ready((Some(id.clone()), what));
                 }
             }
-            self.init.poll_ended(cx).map(|end| (None, end))
+            // The init has its exit after all execs have theirs.
+            if self.init.kind() == PhaseKind::Ending && !self.is_alone() {
+                return Poll::Pending;
+            }
+            self.init.poll(cx).map(|what| (None, what))
         })
         .await
+    }
+
+    async fn happened(&mut self, exec: Option<String>, what: Happening) {
+        match (exec, what) {
+            (exec, Happening::Typed(signal)) => {
+                if let Ok(process) = self.process(exec.as_deref()) {
+                    process.kill(signal);
+                }
+            }
+            (Some(_), Happening::Ended) => {}
+            (None, Happening::Ended) => self.end_execs().await,
+            (Some(id), Happening::Exited(exit)) => self.exit_exec(&id, exit).await,
+            (None, Happening::Exited(exit)) => self.exit(exit).await,
+        }
     }
 
     /// Decides and carries out. The last snapshot is the answer, also when there is nothing to do.
@@ -178,23 +208,17 @@ impl Driver {
         match request {
             Request::Start => self.start(exec).await?,
             Request::Kill(signal) => match signal.effect() {
-                Effect::End if self.is_parked(exec)? => self.end(exec, signal).await?,
-                Effect::End => self.process(exec)?.kill(signal),
+                Effect::End => {
+                    self.process(exec)?.kill(signal);
+                    self.discard(exec, signal).await?;
+                }
                 Effect::Pause => self.pause(exec, true).await?,
                 Effect::Resume => self.pause(exec, false).await?,
                 Effect::Nothing => {}
             },
             Request::Pause => self.pause(exec, true).await?,
             Request::Resume => self.pause(exec, false).await?,
-            Request::Delete => {
-                self.end(exec, Signal::KILL).await?;
-                let last = self.process(exec)?.snapshot();
-                if let Some(id) = exec {
-                    self.execs.remove(id);
-                    self.seen.send_modify(|seen| drop(seen.by_id.remove(id)));
-                }
-                return Ok(last);
-            }
+            Request::Delete => self.discard(exec, Signal::KILL).await?,
         }
         Ok(self.process(exec)?.snapshot())
     }
@@ -266,42 +290,42 @@ impl Driver {
         Ok(())
     }
 
-    /// A guest has ended.
-    async fn ended(&mut self, exec: Option<String>, end: Option<Outcome>) {
-        let Ok(process) = self.process(exec.as_deref()) else {
-            return;
+    /// Ends a process whose guest never ran; all others are left as they are.
+    async fn discard(&mut self, exec: Option<&str>, signal: Signal) -> Result<(), Error> {
+        let Some(exit) = self.process(exec)?.discard(signal).await else {
+            return Ok(());
         };
-        if let Some(exit) = process.finish(end).await {
-            self.exit(exec.as_deref(), exit).await;
+        if let Some(id) = exec {
+            self.exit_exec(id, exit).await;
+            return Ok(());
         }
-    }
-
-    /// Ends a process that has not ended yet, and waits for that.
-    async fn end(&mut self, exec: Option<&str>, signal: Signal) -> Result<(), Error> {
-        if let Some(exit) = self.process(exec)?.end(signal).await {
-            self.exit(exec, exit).await;
+        self.end_execs().await;
+        while !self.is_alone() {
+            let (exec, what) = self.next().await;
+            self.happened(exec, what).await;
         }
+        self.exit(exit).await;
         Ok(())
     }
 
-    /// A process has its exit.
-    async fn exit(&mut self, exec: Option<&str>, exit: Exit) {
-        if let Some(id) = exec {
-            return self.exit_exec(id, exit).await;
-        }
-        let execs: Vec<_> = self.execs.keys().cloned().collect();
-        // All at once, then one after the other.
+    /// Sees to it that all execs end: all at once, and then those that never ran one after the other.
+    async fn end_execs(&mut self) {
         for exec in self.execs.values_mut() {
             exec.kill(Signal::KILL);
         }
+        let execs: Vec<_> = self.execs.keys().cloned().collect();
         for id in execs {
             let exec = self.execs.get_mut(&id);
             if let Some(exec) = exec
-                && let Some(exit) = exec.end(Signal::KILL).await
+                && let Some(exit) = exec.discard(Signal::KILL).await
             {
                 self.exit_exec(&id, exit).await;
             }
         }
+    }
+
+    /// The init has its exit, as its execs have theirs.
+    async fn exit(&mut self, exit: Exit) {
         if let Some(place) = self.place.take() {
             place.leave().await;
         }
@@ -323,8 +347,20 @@ impl Driver {
         }
     }
 
-    fn is_parked(&mut self, exec: Option<&str>) -> Result<bool, Error> {
-        Ok(self.process(exec)?.kind() == PhaseKind::Created)
+    /// Forgets a process that is deleted, and returns what there was of its streams.
+    fn forget(&mut self, exec: Option<&str>) -> Holds {
+        let Some(id) = exec else {
+            return std::mem::take(&mut self.init.holds);
+        };
+        self.seen.send_modify(|seen| drop(seen.by_id.remove(id)));
+        let process = self.execs.remove(id);
+        process.map(|process| process.holds).unwrap_or_default()
+    }
+
+    /// Whether all execs have their exits.
+    fn is_alone(&self) -> bool {
+        let mut execs = self.execs.values();
+        execs.all(|exec| exec.kind() == PhaseKind::Stopped)
     }
 
     fn process(&mut self, exec: Option<&str>) -> Result<&mut Process, Error> {

@@ -129,6 +129,35 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Something for stdio that is no place for it.
+    #[error("{stream} cannot be {uri:?}: {problem}")]
+    StdioUri {
+        /// Which stream.
+        stream: &'static str,
+        /// What containerd said.
+        uri: String,
+        /// Why not, and what can be.
+        problem: String,
+    },
+    /// A terminal that cannot be so large.
+    #[error("a terminal cannot have {rows} rows of {columns} columns; 65,535 is the most")]
+    ConsoleSize {
+        /// The height.
+        rows: u32,
+        /// The width.
+        columns: u32,
+    },
+    /// A program that was to take the output.
+    #[error("cannot log to {program}: {problem}")]
+    Logger {
+        /// Its path.
+        program: String,
+        /// What it does not do.
+        problem: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The host refused something else.
     #[error("cannot {action}")]
     Host {
@@ -207,13 +236,16 @@ impl Error {
             | Self::MountSource { .. }
             | Self::Resources { .. }
             | Self::NoExecId
-            | Self::WorkingDirectory { .. } => Code::INVALID_ARGUMENT,
+            | Self::WorkingDirectory { .. }
+            | Self::StdioUri { .. }
+            | Self::ConsoleSize { .. } => Code::INVALID_ARGUMENT,
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
             | Self::Engine(_)
             | Self::Limit(_)
             | Self::Mount { .. }
             | Self::Stdio { .. }
+            | Self::Logger { .. }
             | Self::Host { .. }
             | Self::Panicked => Code::INTERNAL,
         }

@@ -63,6 +63,12 @@ pub fn queue(address: &str, namespace: &str) -> (Publisher, Forwarder) {
 }
 
 impl Publisher {
+    /// containerd's namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Puts an event behind all earlier ones. Waits only while the queue is full.
     pub async fn publish(&self, topic: &str, event: &dyn MessageDyn) {
         let value = match event.write_to_bytes_dyn() {

@@ -9,14 +9,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use wasi_bundles::Process;
+use wasi_bundles::{ConsoleSize, Process};
 
 use crate::Error;
 use crate::confine::{Joining, Parked};
 use crate::container::Container;
 use crate::driver::Ask;
 use crate::process::View;
-use crate::stdio::{Holds, StdioPaths};
+use crate::stdio::{GuestStdio, Holds, Owner, StdioPaths};
 
 /// What an exec is asked for.
 #[derive(Debug)]
@@ -86,10 +86,8 @@ impl Container {
         } = execution;
         let asked = id.clone();
         let (reservation, place) = self.ask(|reply| Ask::Reserve { id: asked, reply }).await?;
-        if terminal {
-            return Err(Error::Unimplemented("a terminal".to_owned()));
-        }
-        let (holds, guest) = stdio.open()?;
+        let size = terminal.then_some(process.console_size);
+        let (holds, guest) = self.open(&id, &stdio, size).await?;
         let joining = Joining {
             place,
             process,
@@ -104,6 +102,26 @@ impl Container {
             reservation,
         });
         self.ask(|reply| Ask::Add { exec, reply }).await
+    }
+
+    /// Opens an exec's streams, in a task of its own: a logger that was started is waited for to its end,
+    /// also when nobody wants the exec any more.
+    async fn open(
+        &self,
+        id: &str,
+        stdio: &StdioPaths,
+        terminal: Option<ConsoleSize>,
+    ) -> Result<(Holds, GuestStdio), Error> {
+        let (namespace, id) = (self.about().namespace.clone(), id.to_owned());
+        let stdio = stdio.clone();
+        let opened = tokio::spawn(async move {
+            let owner = Owner {
+                namespace: &namespace,
+                id: &id,
+            };
+            stdio.open(owner, terminal).await
+        });
+        opened.await.map_err(|_| Error::Panicked)?
     }
 }
 

@@ -37,6 +37,7 @@ pub mod services;
 pub mod socket;
 pub mod stats;
 pub mod stdio;
+pub mod terminal;
 pub mod warm;
 
 use std::io::Write;

@@ -2,22 +2,23 @@
 //! clock, no I/O.
 //!
 //! ```text
-//!  Create           Start           Pause            guest ends
-//! ───────► Created ───────► Running ◄─────► Paused ──────────────► Stopped ──Delete──► (gone)
-//!             │   kill         │            Resume                    ▲
-//!             └────────────────┴──────────────────────────────────────┘
+//!  Create           Start           Pause         guest ends         output is taken
+//! ───────► Created ───────► Running ◄─────► Paused ─────────► Ending ───────────────► Stopped ──Delete──► (gone)
+//!             │                │            Resume              ▲                        ▲
+//!             │                └────────────────────────────────┘                        │
+//!             └── kill ──────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! |                     | Created            | Running         | Paused          | Stopped            |
-//! |---------------------|--------------------|-----------------|-----------------|--------------------|
-//! | Start               | do                 | already started | already started | cannot start again |
-//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished   |
-//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished   |
-//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished   |
-//! | Kill, any other     | nothing            | nothing         | nothing         | already finished   |
-//! | Pause               | not running        | do              | nothing         | not running        |
-//! | Resume              | not running        | nothing         | do              | not running        |
-//! | Delete              | do: exit 137 first | still running   | still running   | do                 |
+//! |                     | Created            | Running         | Paused          | Ending           | Stopped            |
+//! |---------------------|--------------------|-----------------|-----------------|------------------|--------------------|
+//! | Start               | do                 | already started | already started | already started  | cannot start again |
+//! | Kill, ending signal | do: exit 128 + n   | do              | do              | already finished | already finished   |
+//! | Kill, STOP          | nothing            | as Pause        | nothing         | already finished | already finished   |
+//! | Kill, CONT          | nothing            | nothing         | as Resume       | already finished | already finished   |
+//! | Kill, any other     | nothing            | nothing         | nothing         | already finished | already finished   |
+//! | Pause               | not running        | do              | nothing         | not running      | not running        |
+//! | Resume              | not running        | nothing         | do              | not running      | not running        |
+//! | Delete              | do: exit 137 first | still running   | still running   | still running    | do                 |
 //!
 //! The init and each exec have a phase of their own, to which this table applies. A container that is
 //! paused has its execs paused with it; its end is theirs, and theirs come first. So the phase of the init
@@ -37,6 +38,8 @@ pub enum PhaseKind {
     Running,
     /// The guest is stopped where it was.
     Paused,
+    /// The guest has ended, and its last output is on its way to the client. It has no exit yet.
+    Ending,
     /// It has an exit.
     Stopped,
 }
@@ -127,6 +130,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Signal {
+    pub(crate) const HUP: Self = Self(1);
+    pub(crate) const INT: Self = Self(2);
+    pub(crate) const QUIT: Self = Self(3);
     pub(crate) const KILL: Self = Self(9);
     /// The largest number of a signal: `SIGRTMAX` of Linux.
     const MAX: u32 = 64;
@@ -162,9 +168,9 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
     use {PhaseKind as P, Request as R};
     match (phase, request) {
         (P::Created, R::Start) => Verdict::Do,
-        (P::Running | P::Paused, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
+        (P::Running | P::Paused | P::Ending, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
         (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
-        (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Ending | P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
         (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
             Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
         }
@@ -174,11 +180,13 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
             }
             (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
         },
-        (P::Created | P::Stopped, R::Pause | R::Resume) => Verdict::Refuse(Refusal::NotRunning),
+        (P::Created | P::Ending | P::Stopped, R::Pause | R::Resume) => {
+            Verdict::Refuse(Refusal::NotRunning)
+        }
         (P::Running, R::Pause) | (P::Paused, R::Resume) => Verdict::Do,
         (P::Running, R::Resume) | (P::Paused, R::Pause) => Verdict::Ignore,
         (P::Created | P::Stopped, R::Delete) => Verdict::Do,
-        (P::Running | P::Paused, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
+        (P::Running | P::Paused | P::Ending, R::Delete) => Verdict::Refuse(Refusal::StillRunning),
     }
 }
 
@@ -192,7 +200,7 @@ pub fn may_exec(phase: PhaseKind) -> Result<(), Refusal> {
     match phase {
         PhaseKind::Created | PhaseKind::Running => Ok(()),
         PhaseKind::Paused => Err(Refusal::Paused),
-        PhaseKind::Stopped => Err(Refusal::NoHome),
+        PhaseKind::Ending | PhaseKind::Stopped => Err(Refusal::NoHome),
     }
 }
 

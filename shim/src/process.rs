@@ -3,16 +3,19 @@
 //! The container's driver has it as a `Process`: the phase, with what exists in that phase and nowhere
 //! else. What may happen when, the driver has decided before. Everybody else has a [`View`] of it.
 
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use wasi_runtime::Outcome;
 
 use crate::Error;
 use crate::confine::{Parked, Running};
 use crate::lifecycle::{Exit, PhaseKind, Signal, exit_status};
 use crate::stdio::{Holds, StdioPaths};
+use crate::terminal::Console;
 
 /// Where a process is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct View {
     pub pid: u32,
     /// The streams, as containerd named them.
     pub stdio: StdioPaths,
+    /// The terminal that they are, if they are one.
+    pub terminal: Option<Console>,
     snapshot: watch::Receiver<Snapshot>,
 }
 
@@ -72,6 +77,11 @@ pub(crate) struct Process {
 enum Phase {
     Created(Parked),
     Running(Guest),
+    /// The guest has ended. Somebody sees to it that its thread goes and the client gets the last output.
+    Ending {
+        exit: Exit,
+        rest: JoinHandle<Holds>,
+    },
     Stopped,
     /// Between two phases, within one method.
     Changing,
@@ -88,6 +98,16 @@ struct Guest {
     ended_by: Option<Signal>,
 }
 
+/// What a process does by itself.
+pub(crate) enum Happening {
+    /// A signal was typed at its terminal.
+    Typed(Signal),
+    /// Its guest has ended.
+    Ended,
+    /// It has its exit, which is to be [shown](Process::bury).
+    Exited(Exit),
+}
+
 impl Process {
     /// A process whose thread is parked, and how others see it.
     pub(crate) fn new(id: &str, stdio: StdioPaths, thread: Parked, holds: Holds) -> (Self, View) {
@@ -99,6 +119,7 @@ impl Process {
             id: id.to_owned(),
             pid: thread.pid(),
             stdio,
+            terminal: holds.console(),
             snapshot: seen,
         };
         let process = Self {
@@ -117,6 +138,7 @@ impl Process {
             Phase::Created(_) => PhaseKind::Created,
             Phase::Running(Guest { stopped: false, .. }) => PhaseKind::Running,
             Phase::Running(Guest { stopped: true, .. }) => PhaseKind::Paused,
+            Phase::Ending { .. } => PhaseKind::Ending,
             Phase::Stopped | Phase::Changing => PhaseKind::Stopped,
         }
     }
@@ -134,12 +156,15 @@ impl Process {
                 frozen: false,
                 ended_by: None,
             }),
-            phase @ (Phase::Running(_) | Phase::Stopped | Phase::Changing) => phase,
+            phase @ (Phase::Running(_)
+            | Phase::Ending { .. }
+            | Phase::Stopped
+            | Phase::Changing) => phase,
         };
         self.show(None);
     }
 
-    /// Running: ends the guest. Its end comes by [`Self::poll_ended`].
+    /// Running: ends the guest. Its end comes by [`Self::poll`].
     pub(crate) fn kill(&mut self, signal: Signal) {
         if let Phase::Running(guest) = &mut self.phase {
             guest.ended_by.get_or_insert(signal);
@@ -169,21 +194,53 @@ impl Process {
         }
     }
 
-    /// Whether a guest that runs has ended; never ready in any other phase.
-    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+    /// Created: ends it without letting the guest run. `None` in any other phase.
+    pub(crate) async fn discard(&mut self, signal: Signal) -> Option<Exit> {
+        match std::mem::replace(&mut self.phase, Phase::Changing) {
+            Phase::Created(thread) => {
+                thread.discard().await;
+                self.holds.close();
+                Some(Exit::unborn(signal))
+            }
+            phase @ (Phase::Running(_)
+            | Phase::Ending { .. }
+            | Phase::Stopped
+            | Phase::Changing) => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// What it does by itself; not ready while it does nothing.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         match &mut self.phase {
-            Phase::Running(guest) => guest.thread.poll_ended(cx),
+            Phase::Running(guest) => match guest.thread.poll_ended(cx) {
+                Poll::Ready(outcome) => {
+                    self.finish(outcome);
+                    Poll::Ready(Happening::Ended)
+                }
+                // Not before Start, for which what was typed waits.
+                Poll::Pending => self.holds.poll_typed(cx).map(Happening::Typed),
+            },
+            Phase::Ending { exit, rest } => {
+                let exit = *exit;
+                Pin::new(rest).poll(cx).map(|holds| {
+                    // An error is a panic, or the runtime shutting down.
+                    self.holds = holds.unwrap_or_default();
+                    self.phase = Phase::Changing;
+                    Happening::Exited(exit)
+                })
+            }
             Phase::Created(_) | Phase::Stopped | Phase::Changing => Poll::Pending,
         }
     }
 
-    /// After [`Self::poll_ended`]: waits until the thread is gone. The exit is to be [shown](Self::bury).
-    pub(crate) async fn finish(&mut self, outcome: Option<Outcome>) -> Option<Exit> {
+    /// Running, and the guest has ended: `None` when its thread panicked.
+    fn finish(&mut self, outcome: Option<Outcome>) {
         let Phase::Running(guest) = std::mem::replace(&mut self.phase, Phase::Changing) else {
-            return None;
+            return;
         };
-        guest.thread.join().await;
-        self.holds = Holds::default();
         match &outcome {
             None => log::error!("{} was lost to a panic", self.id),
             Some(outcome) => {
@@ -192,32 +249,19 @@ impl Process {
                 }
             }
         }
-        Some(Exit {
+        let exit = Exit {
             status: exit_status(outcome.as_ref(), guest.ended_by),
             at: SystemTime::now(),
             oom: matches!(outcome, Some(Outcome::OutOfMemory { .. })),
-        })
-    }
-
-    /// Ends it, whatever it does, and waits for that. `None` if it had ended already.
-    pub(crate) async fn end(&mut self, signal: Signal) -> Option<Exit> {
-        match std::mem::replace(&mut self.phase, Phase::Changing) {
-            Phase::Created(thread) => {
-                thread.discard().await;
-                self.holds = Holds::default();
-                Some(Exit::unborn(signal))
-            }
-            running @ Phase::Running(_) => {
-                self.phase = running;
-                self.kill(signal);
-                let end = std::future::poll_fn(|cx| self.poll_ended(cx)).await;
-                self.finish(end).await
-            }
-            phase @ (Phase::Stopped | Phase::Changing) => {
-                self.phase = phase;
-                None
-            }
-        }
+        };
+        let mut holds = std::mem::take(&mut self.holds);
+        let rest = tokio::spawn(async move {
+            guest.thread.join().await;
+            holds.finish().await;
+            holds
+        });
+        self.phase = Phase::Ending { exit, rest };
+        self.show(None);
     }
 
     /// The end of its story: shows the exit to who waits for it.

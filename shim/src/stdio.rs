@@ -1,23 +1,42 @@
-//! A container's standard streams: containerd's fifos, opened twice.
+//! A container's standard streams: what containerd names, opened for the guest, and what the shim holds
+//! of it.
 //!
-//! The guest has its own open file description of each fifo, non-blocking. The shim holds another one,
-//! open for both directions, which decides when the other side sees an end:
+//! The guest reads and writes the descriptors itself; only a [`Terminal`] is copied. Of a fifo the guest
+//! has its own open file description, non-blocking. The shim holds another one, open for both
+//! directions, which decides when the other side sees an end:
 //!
 //! - stdout and stderr: while the shim holds a reading end, the guest meets no broken pipe when
 //!   containerd restarts, and output waits in the fifo. Let go at the guest's exit, not at Delete:
 //!   clients read to the end of the stream *before* they send Delete.
 //! - stdin: while the shim holds a writing end, the guest does not take a client that has not opened
 //!   the fifo yet for the end of its input. `CloseIO` lets go.
+//!
+//! With a terminal the thread that copies takes the guest's place at the fifos, and there is no stderr.
 
+mod log_program;
+mod target;
+
+use std::ffi::{CString, NulError};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use wasi_bundles::ConsoleSize;
 use wasi_runtime::{Input, Output};
 
+use self::log_program::LogProgram;
+use self::target::Target;
 use crate::Error;
+use crate::lifecycle::Signal;
+use crate::terminal::{Console, Terminal};
+
+/// How long the exit waits for a client that does not take the last of a terminal's output (runc's shim
+/// has the same).
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// Where containerd wants the streams: the fields of its request, each empty for none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +47,15 @@ pub struct StdioPaths {
     pub stdout: String,
     /// The guest writes to it.
     pub stderr: String,
+}
+
+/// Whose streams they are, for a logger that asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// containerd's namespace.
+    pub namespace: &'a str,
+    /// The container's id, or the exec's.
+    pub id: &'a str,
 }
 
 /// The guest's ends.
@@ -45,94 +73,207 @@ pub struct GuestStdio {
 #[derive(Debug, Default)]
 pub struct Holds {
     stdin: Option<File>,
-    _outputs: Vec<File>,
+    outputs: Vec<File>,
+    terminal: Option<Terminal>,
+    logger: Option<LogProgram>,
 }
 
 impl StdioPaths {
-    /// Opens all streams, without waiting for the other side.
+    /// Opens all streams, without waiting for the other side; a logger is waited for until it is ready.
+    /// With `terminal`, its first size, the guest's streams are a terminal.
     ///
     /// # Errors
     ///
-    /// [`Error::Stdio`] names the stream; [`Error::Unimplemented`] a scheme other than `fifo` or
-    /// `file`.
-    pub fn open(&self) -> Result<(Holds, GuestStdio), Error> {
+    /// [`Error::StdioUri`] for what cannot be a stream; [`Error::Stdio`] names one that cannot be opened,
+    /// [`Error::Logger`] a logger that does not start. Nothing is left then.
+    pub async fn open(
+        &self,
+        owner: Owner<'_>,
+        terminal: Option<ConsoleSize>,
+    ) -> Result<(Holds, GuestStdio), Error> {
+        let stdin = Target::parse("stdin", &self.stdin)?;
+        let stdout = Target::parse("stdout", &self.stdout)?;
+        let stderr = match terminal {
+            Some(_) => Target::Nothing,
+            None => stdout.with_stderr(Target::parse("stderr", &self.stderr)?, &self.stderr)?,
+        };
         let mut holds = Holds::default();
-        let stdin = match open("stdin", &self.stdin, OpenOptions::new().read(true))? {
-            None => Input::default(),
-            Some((guest, hold)) => {
-                holds.stdin = hold;
-                Input::from_fd(guest).map_err(Error::Engine)?
-            }
+        let input = holds.input(stdin, &self.stdin)?;
+        let (output, errors) = if let Target::Program(command) = &stdout {
+            let (logger, output, errors) = LogProgram::start(command, owner).await?;
+            holds.logger = Some(logger);
+            (Some(output), Some(errors))
+        } else {
+            let output = holds.output("stdout", stdout, &self.stdout)?;
+            let uri = [&self.stderr, &self.stdout][usize::from(self.stderr.is_empty())];
+            (output, holds.output("stderr", stderr, uri)?)
         };
-        let mut output = |stream, path: &str| {
-            Ok::<_, Error>(match open(stream, path, OpenOptions::new().append(true))? {
-                None => Output::default(),
-                Some((guest, hold)) => {
-                    holds._outputs.extend(hold);
-                    Output::from_fd(guest).map_err(Error::Engine)?
-                }
-            })
-        };
-        let stdout = output("stdout", &self.stdout)?;
-        let stderr = output("stderr", &self.stderr)?;
-        let guest = GuestStdio {
-            stdin,
-            stdout,
-            stderr,
+        let guest = match terminal {
+            Some(size) => holds.attach(size, input, output)?,
+            None => GuestStdio::new(input, output, errors)?,
         };
         Ok((holds, guest))
     }
 }
 
+impl Owner<'_> {
+    /// All that a logger is told by its environment (contract of containerd's `NewBinaryCmd`). Neither
+    /// name has a NUL byte: containerd allows letters, digits and few signs.
+    fn environment(self) -> Result<Vec<CString>, NulError> {
+        let variables = [
+            format!("CONTAINER_ID={}", self.id),
+            format!("CONTAINER_NAMESPACE={}", self.namespace),
+        ];
+        variables.into_iter().map(CString::new).collect()
+    }
+}
+
+impl GuestStdio {
+    fn new(
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
+        let input = stdin.map(Input::from_fd).transpose();
+        let output =
+            |fd: Option<OwnedFd>| fd.map(Output::from_fd).transpose().map_err(Error::Engine);
+        Ok(Self {
+            stdin: input.map_err(Error::Engine)?.unwrap_or_default(),
+            stdout: output(stdout)?.unwrap_or_default(),
+            stderr: output(stderr)?.unwrap_or_default(),
+        })
+    }
+}
+
 impl Holds {
-    /// The guest's input ends when its other writers are gone, too.
+    /// The guest's input ends when its other writers are gone, too. A terminal is hung up then.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }
+
+    /// The terminal, to resize it.
+    #[must_use]
+    pub fn console(&self) -> Option<Console> {
+        self.terminal.as_ref().map(Terminal::console)
+    }
+
+    /// The next signal that is typed at the terminal; never ready without one.
+    pub fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+        match &mut self.terminal {
+            Some(terminal) => terminal.poll_typed(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The guest has ended, and all it had open is closed: sees to it that the client gets the rest of
+    /// the output, and then the end of it.
+    pub async fn finish(&mut self) {
+        if let Some(terminal) = self.terminal.take()
+            && !terminal.drain(DRAIN).await
+        {
+            log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
+        }
+        self.close();
+    }
+
+    /// The guest has ended, or will never run, and nobody waits for output: the client gets the end of
+    /// it at once.
+    pub fn close(&mut self) {
+        self.terminal = None;
+        if let Some(logger) = &self.logger {
+            logger.close();
+        }
+        self.stdin = None;
+        self.outputs.clear();
+    }
+
+    /// The container, or the exec, is deleted: its logger has to end.
+    pub async fn end(&mut self) {
+        if let Some(logger) = self.logger.take() {
+            logger.end().await;
+        }
+    }
+
+    fn input(&mut self, stdin: Target, uri: &str) -> Result<Option<OwnedFd>, Error> {
+        let path = match stdin {
+            Target::Nothing => return Ok(None),
+            Target::Path(path) | Target::File(path) => path,
+            Target::Program(_) => {
+                return Err(Error::StdioUri {
+                    stream: "stdin",
+                    uri: uri.to_owned(),
+                    problem: "a logger gives no input".to_owned(),
+                });
+            }
+        };
+        let (fd, hold) =
+            open(&path, OpenOptions::new().read(true)).map_err(refused("stdin", uri))?;
+        self.stdin = hold;
+        Ok(Some(fd))
+    }
+
+    fn output(
+        &mut self,
+        stream: &'static str,
+        target: Target,
+        uri: &str,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let opened = match target {
+            // Loggers are started, by whoever has both streams.
+            Target::Nothing | Target::Program(_) => return Ok(None),
+            Target::Path(path) => open(&path, OpenOptions::new().append(true)),
+            Target::File(path) => {
+                create(&path).and_then(|()| open(&path, OpenOptions::new().append(true)))
+            }
+        };
+        let (fd, hold) = opened.map_err(refused(stream, uri))?;
+        self.outputs.extend(hold);
+        Ok(Some(fd))
+    }
+
+    /// Puts a terminal between the guest and what was opened.
+    fn attach(
+        &mut self,
+        size: ConsoleSize,
+        input: Option<OwnedFd>,
+        output: Option<OwnedFd>,
+    ) -> Result<GuestStdio, Error> {
+        let made = || -> io::Result<(Terminal, [OwnedFd; 3])> {
+            let (terminal, slave) = Terminal::open(size, input, output)?;
+            let slaves = [slave.try_clone()?, slave.try_clone()?, slave];
+            Ok((terminal, slaves))
+        };
+        let (terminal, [stdin, stdout, stderr]) = made().map_err(Error::host("make a terminal"))?;
+        self.terminal = Some(terminal);
+        GuestStdio::new(Some(stdin), Some(stdout), Some(stderr))
+    }
 }
 
-/// The guest's end of `path`, and if it is a fifo, the shim's.
-fn open(
-    stream: &'static str,
-    path: &str,
-    guest: &OpenOptions,
-) -> Result<Option<(OwnedFd, Option<File>)>, Error> {
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let (file, create) = match path.split_once("://") {
-        None | Some(("fifo", _)) => (path.trim_start_matches("fifo://"), false),
-        Some(("file", file)) => (file, true),
-        Some((scheme, _)) => {
-            return Err(Error::Unimplemented(format!(
-                "{stream} to {scheme}:// URIs"
-            )));
-        }
-    };
-    let open = || -> io::Result<(OwnedFd, Option<File>)> {
-        if create {
-            create_file(Path::new(file))?;
-        }
-        let mut both = OpenOptions::new();
-        both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let hold = if std::fs::metadata(file)?.file_type().is_fifo() {
-            // First, so that opening one direction finds the other open.
-            Some(both.open(file)?)
-        } else {
-            None
-        };
-        let guest = guest.clone().custom_flags(libc::O_NONBLOCK).open(file)?;
-        Ok((guest.into(), hold))
-    };
-    open().map(Some).map_err(|source| Error::Stdio {
+fn refused(stream: &'static str, path: &str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Stdio {
         stream,
         path: path.to_owned(),
         source,
-    })
+    }
+}
+
+/// One end of `path`, and if it is a fifo, both for the shim.
+fn open(path: &Path, end: &OpenOptions) -> io::Result<(OwnedFd, Option<File>)> {
+    let mut both = OpenOptions::new();
+    both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let hold = if std::fs::metadata(path)?.file_type().is_fifo() {
+        // First, so that opening one direction finds the other open.
+        Some(both.open(path)?)
+    } else {
+        None
+    };
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let fd = end.clone().custom_flags(flags).open(path)?;
+    Ok((fd.into(), hold))
 }
 
 /// As runc's shim has it for `file://`: with its folders, readable for all.
-fn create_file(path: &Path) -> io::Result<()> {
+fn create(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

@@ -10,12 +10,14 @@ use integration_tests::guests;
 use integration_tests::image::Image;
 use integration_tests::invocation::{Invocation, Output};
 use integration_tests::run::Run;
+use integration_tests::terminal::Session;
 
 cases![
     an_exec_has_its_own_arguments_and_directory,
     an_exec_has_its_own_user,
     an_exec_is_given_the_directories_of_its_container,
     an_exec_reads_its_own_stdin,
+    an_exec_has_a_terminal_of_its_own,
     an_exec_exits_with_its_own_status,
     the_containers_own_program_is_executed_again_and_killed_alone,
     what_cannot_be_executed_is_named,
@@ -121,6 +123,22 @@ fn an_exec_reads_its_own_stdin(containerd: &Containerd) -> Result<()> {
         );
         ensure!(output.stderr == "eof\n", "{}", output.stderr);
     }
+    task.end().map(drop)
+}
+
+fn an_exec_has_a_terminal_of_its_own(containerd: &Containerd) -> Result<()> {
+    let task = run(containerd, "terminals")?.start()?;
+    let mut session = Session::start(task.execution("typed", ["--tty"], ["cat"]))?;
+    session.types(b"hexx\x7f\x7fllo\r")?;
+    session.shows("hello\r\r\n")?;
+    session.types(b"\x04")?;
+    let shown = session.ends_with(0)?;
+    ensure!(shown.ends_with("eof\r\r\n"), "{shown:?}");
+    let mut session = Session::start(task.execution("interrupted", ["--tty"], ["/app.wasm"]))?;
+    session.shows("sleeping")?;
+    session.types(b"\x03")?;
+    session.ends_with(130)?;
+    task.reaches("RUNNING")?;
     task.end().map(drop)
 }
 

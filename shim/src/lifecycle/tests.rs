@@ -10,7 +10,8 @@ const USR1: Signal = Signal(10);
 #[test]
 fn a_container_is_started_once() {
     assert_eq!(decide(PhaseKind::Created, Request::Start), Verdict::Do);
-    for phase in [PhaseKind::Running, PhaseKind::Paused, PhaseKind::Stopped] {
+    use PhaseKind::{Ending, Paused, Running, Stopped};
+    for phase in [Running, Paused, Ending, Stopped] {
         assert!(matches!(decide(phase, Request::Start), Verdict::Refuse(_)));
     }
 }
@@ -44,12 +45,12 @@ fn stop_and_cont_pause_and_resume() {
 
 #[test]
 fn every_signal_has_its_answer_in_every_phase() {
-    use PhaseKind::{Created, Paused, Running, Stopped};
+    use PhaseKind::{Created, Ending, Paused, Running, Stopped};
     use Refusal::{AlreadyFinished, NoSuchSignal};
     for number in 0..=u32::from(u8::MAX) {
         let signal = Signal(number);
-        let verdicts =
-            [Created, Running, Paused, Stopped].map(|phase| decide(phase, Request::Kill(signal)));
+        let verdicts = [Created, Running, Paused, Ending, Stopped]
+            .map(|phase| decide(phase, Request::Kill(signal)));
         let finished = Verdict::Refuse(AlreadyFinished);
         let (created, running, paused) = match number {
             1 | 2 | 3 | 9 | 15 => (Verdict::Do, Verdict::Do, Verdict::Do),
@@ -58,7 +59,11 @@ fn every_signal_has_its_answer_in_every_phase() {
             0..=64 => (Verdict::Ignore, Verdict::Ignore, Verdict::Ignore),
             65.. => [Verdict::Refuse(NoSuchSignal(number)); 3].into(),
         };
-        assert_eq!(verdicts, [created, running, paused, finished], "{number}");
+        assert_eq!(
+            verdicts,
+            [created, running, paused, finished, finished],
+            "{number}"
+        );
     }
 }
 
@@ -67,7 +72,9 @@ fn an_exec_needs_a_container_that_lives_and_is_not_paused() {
     assert_eq!(may_exec(PhaseKind::Created), Ok(()));
     assert_eq!(may_exec(PhaseKind::Running), Ok(()));
     assert_eq!(may_exec(PhaseKind::Paused), Err(Refusal::Paused));
-    assert_eq!(may_exec(PhaseKind::Stopped), Err(Refusal::NoHome));
+    for over in [PhaseKind::Ending, PhaseKind::Stopped] {
+        assert_eq!(may_exec(over), Err(Refusal::NoHome));
+    }
 }
 
 #[test]
@@ -108,9 +115,15 @@ proptest! {
     /// A toy container that does as it is told: whatever is asked in whatever order, it runs at
     /// most once, ends at most once, and is never deleted while it runs.
     #[test]
-    fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..60, 0..50)) {
+    fn any_history_starts_and_ends_once(requests in prop::collection::vec(0_u32..64, 0..50)) {
         let (mut phase, mut starts, mut exits) = (PhaseKind::Created, 0, 0);
         for number in requests {
+            if phase == PhaseKind::Ending && number >= 60 {
+                // The client has taken the last output.
+                exits += 1;
+                phase = PhaseKind::Stopped;
+                continue;
+            }
             let request = match number {
                 0..5 => Request::Start,
                 5..10 => Request::Delete,
@@ -131,15 +144,16 @@ proptest! {
                     Effect::Nothing
                 }
                 Request::Delete => {
-                    prop_assert!(phase != PhaseKind::Running && phase != PhaseKind::Paused);
+                    prop_assert!(matches!(phase, PhaseKind::Created | PhaseKind::Stopped));
                     break;
                 }
             };
             match effect {
-                Effect::End => {
+                Effect::End if phase == PhaseKind::Created => {
                     exits += 1;
                     phase = PhaseKind::Stopped;
                 }
+                Effect::End => phase = PhaseKind::Ending,
                 Effect::Pause => phase = PhaseKind::Paused,
                 Effect::Resume => phase = PhaseKind::Running,
                 Effect::Nothing => {}

@@ -24,7 +24,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField, MessageFull};
 use tokio::sync::Notify;
 use ttrpc::r#async::{Service, TtrpcContext};
-use wasi_bundles::Process;
+use wasi_bundles::{ConsoleSize, Process};
 
 use crate::Error;
 use crate::container::Container;
@@ -34,6 +34,7 @@ use crate::exec::Execution;
 use crate::lifecycle::{Exit, PhaseKind, Signal};
 use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
+use crate::terminal::Console;
 
 /// The generated code registers this name.
 const V3: &str = "containerd.task.v3.Task";
@@ -80,6 +81,22 @@ async fn detached<T: Send + 'static>(
 /// Requests name the init by an empty exec id.
 fn exec(exec_id: String) -> Option<String> {
     (!exec_id.is_empty()).then_some(exec_id)
+}
+
+/// As runc's shim has it: what has no terminal, or none any more, needs no size.
+fn resize(terminal: Option<&Console>, request: &ResizePtyRequest) -> Result<(), Error> {
+    let Some(terminal) = terminal else {
+        return Ok(());
+    };
+    let size = ConsoleSize::new(request.height.into(), request.width.into()).ok_or(
+        Error::ConsoleSize {
+            rows: request.height,
+            columns: request.width,
+        },
+    )?;
+    terminal
+        .resize(size)
+        .map_err(Error::host("resize the terminal"))
 }
 
 fn unimplemented<T>(what: &str) -> ttrpc::Result<T> {
@@ -157,7 +174,8 @@ impl Task for TaskService {
         let now = process.snapshot();
         let status = match now.phase {
             PhaseKind::Created => Status::CREATED,
-            PhaseKind::Running => Status::RUNNING,
+            // Until its exit is told.
+            PhaseKind::Running | PhaseKind::Ending => Status::RUNNING,
             PhaseKind::Paused => Status::PAUSED,
             PhaseKind::Stopped => Status::STOPPED,
         };
@@ -171,6 +189,7 @@ impl Task for TaskService {
             stdin: process.stdio.stdin.clone(),
             stdout: process.stdio.stdout.clone(),
             stderr: process.stdio.stderr.clone(),
+            terminal: process.terminal.is_some(),
             exit_status: now.exit.map_or(0, |exit| exit.status),
             exited_at: now.exit.map(|exit| timestamp(exit.at)).into(),
             ..StateResponse::default()
@@ -300,8 +319,9 @@ impl Task for TaskService {
         request: ResizePtyRequest,
     ) -> ttrpc::Result<Empty> {
         let container = self.containers.get(&request.id)?;
-        container.process(exec(request.exec_id).as_deref())?;
-        unimplemented("resizing a terminal")
+        let process = container.process(exec(request.exec_id.clone()).as_deref())?;
+        resize(process.terminal.as_ref(), &request)?;
+        Ok(Empty::new())
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {

@@ -1,0 +1,9 @@
+//! Prints for each of its standard streams whether it is a terminal: `stdin true`, and so on.
+
+use std::io::{self, IsTerminal};
+
+fn main() {
+    println!("stdin {}", io::stdin().is_terminal());
+    println!("stdout {}", io::stdout().is_terminal());
+    println!("stderr {}", io::stderr().is_terminal());
+}
