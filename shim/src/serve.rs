@@ -37,11 +37,8 @@ const ORPHAN: Duration = Duration::from_secs(60);
 const ENDS: Duration = Duration::from_secs(2);
 /// For events at exit. With the answers less than `delete` waits for a shim that leaves (`recover.rs`).
 const DRAIN: Duration = Duration::from_secs(2);
-/// For answers that are being written at exit.
+/// For answers that are being written at exit, and read by the other side.
 const ANSWERS: Duration = Duration::from_millis(250);
-/// How often everything else that is ready has its turn before connections are shut down: an answer takes
-/// some four, from the container to its handler, the connection, the socket.
-const TURNS: usize = 64;
 
 /// Serves what the `start` before the fork has bound.
 ///
@@ -112,11 +109,6 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     }
 
     end_all(&containers).await;
-    // A connection that is shut down drops what it has not sent yet. What is ready goes first: the answer to
-    // the Delete that made the last container go.
-    for _ in 0..TURNS {
-        tokio::task::yield_now().await;
-    }
     if timeout(ANSWERS, server.shutdown()).await.is_err() {
         log::warn!("a connection was still busy at exit");
     }
@@ -130,10 +122,14 @@ async fn not_needed(containers: &Containers, shutdown: &Notify, mut claim: Claim
     let mut told = false;
     loop {
         told = told || told_to_go(&count, shutdown).await;
+        let early = *count.borrow() > 0;
         // containerd 2.0 to 2.3 sends Shutdown once, when the group's first container is deleted, even
         // while others remain: the word is kept until the last one is gone.
         drop(count.wait_for(|count| *count == 0).await);
         claim = match claim.give_up() {
+            // The Delete of the last container is just being answered. containerd's client, when it finds an
+            // answer and a closed connection at once, takes either (ttrpc 1.2, `Client.dispatch`).
+            Ok(()) if early => return sleep(ANSWERS).await,
             Ok(()) => return,
             Err(claim) => claim,
         };

@@ -15,8 +15,9 @@ cases![
     a_killed_shim_has_left_the_exit_it_had_seen,
 ];
 
-/// How many tasks, each in a shim of its own.
+/// How many tasks, and how many of them share a shim.
 const TASKS: usize = 50;
+const GROUP: usize = 10;
 /// Every tenth ends while nobody looks.
 const ENDS: usize = 10;
 
@@ -42,8 +43,12 @@ fn fifty_tasks_survive_a_killed_containerd(containerd: &Containerd) -> Result<()
     let image = image(&own, "counts", guests::counts()?)?;
     let ids: Vec<_> = (0..TASKS).map(|n| format!("count-{n}")).collect();
     let mut pids = Vec::new();
-    for id in &ids {
-        let task = own.run(&image, id).start()?;
+    for (n, id) in ids.iter().enumerate() {
+        let group = format!("group-{}", n / GROUP);
+        let run = own
+            .run(&image, id)
+            .annotation("io.containerd.runc.v2.group", &group);
+        let task = run.start()?;
         task.writes("00000001\n")?;
         pids.push(task.pid()?);
     }
