@@ -6,10 +6,11 @@
 //! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
 //!
 //! ```text
-//! namespaces ─► mounts ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
+//! namespaces ─► mounts ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +53,18 @@ pub struct Birth {
     pub stdio: GuestStdio,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
+    /// Where it waits for its hooks; not at all if it has none.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// A place on the way, where the thread has its namespaces and mounts and nothing of its program: it
+/// says so, with its id, and waits to be sent on. It turns back if nobody does.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Told the thread's id.
+    pub reached: oneshot::Sender<u32>,
+    /// Sends it on.
+    pub passed: oneshot::Receiver<()>,
 }
 
 /// A thread that is parked, with its guest ready to run. Dropping it ends it.
@@ -103,7 +116,7 @@ impl Birth {
             .spawn(move || {
                 let pid = rustix::thread::gettid().as_raw_nonzero().get();
                 let pid = pid.cast_unsigned();
-                let (prepared, runtime) = match self.make() {
+                let (prepared, runtime) = match self.make(pid) {
                     Ok(made) => made,
                     Err(error) => return drop(ready.send(Err((error, pid)))),
                 };
@@ -145,9 +158,13 @@ impl Birth {
     }
 
     /// On the new thread: from the host's world into the container's.
-    fn make(self) -> Result<(Prepared, Runtime), Error> {
+    fn make(mut self, pid: u32) -> Result<(Prepared, Runtime), Error> {
         namespaces::enter(&self.plan)?;
-        let rootfs = Rootfs::mount(&self.plan, &self.layers)?;
+        let checkpoint = self.checkpoint.take();
+        let rootfs = Rootfs::mount(&self.plan, &self.layers, || match checkpoint {
+            None => Ok(()),
+            Some(checkpoint) => checkpoint.pass(pid),
+        })?;
         let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), self.plan.process())?;
         if let Some(export) = &entrypoint.export {
             return Err(Error::Unimplemented(format!(
@@ -175,6 +192,19 @@ impl Birth {
             .build()
             .map_err(Error::host("make the runtime that polls the guest"))?;
         Ok((prepared, runtime))
+    }
+}
+
+impl Checkpoint {
+    fn pass(self, pid: u32) -> Result<(), Error> {
+        let told = self.reached.send(pid).is_ok();
+        if told && self.passed.blocking_recv().is_ok() {
+            return Ok(());
+        }
+        // Whoever did not send it on knows why, and says that instead.
+        Err(Error::host("pass the hooks")(io::Error::other(
+            "the creation was given up",
+        )))
     }
 }
 

@@ -8,13 +8,15 @@ use std::time::Duration;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use wasi_bundles::Moment;
 use wasi_runtime::Usage;
 
 use crate::Error;
 use crate::confine::Parked;
 use crate::driver::{Ask, Driver, Question};
 use crate::events::Publisher;
+use crate::hooks::ContainerHooks;
 use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
 use crate::recover::PidRecord;
 use crate::stats::{self, Consumption};
@@ -36,6 +38,8 @@ pub struct About {
     pub pid: u32,
     /// The memory limit, in bytes.
     pub memory_limit: Option<u64>,
+    /// What is run beside it.
+    pub hooks: ContainerHooks,
 }
 
 /// Where a container is now.
@@ -56,6 +60,8 @@ pub struct Container {
     cpu: AtomicU64,
     requests: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
+    /// Starts come one after the other: the hooks around one run once.
+    starting: Mutex<()>,
 }
 
 impl Container {
@@ -93,6 +99,7 @@ impl Container {
             cpu: AtomicU64::new(0),
             requests: sender,
             snapshot,
+            starting: Mutex::new(()),
         }
     }
 
@@ -143,13 +150,30 @@ impl Container {
             .ok_or_else(|| self.gone())
     }
 
-    /// Lets the guest run.
+    /// Lets the guest run, with the hooks before and after that.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it.
+    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it; [`Error::Hook`], which has
+    /// ended the container.
     pub async fn start(&self) -> Result<(), Error> {
-        self.ask(Ask::Lifecycle(Request::Start)).await.map(drop)
+        let _starting = self.starting.lock().await;
+        let (hooks, pid) = (&self.about.hooks, self.about.pid);
+        if self.snapshot().phase == PhaseKind::Created {
+            let hooked = tokio::select! {
+                hooked = hooks.run(Moment::StartContainer, pid) => hooked,
+                // Killed meanwhile, and the hook with it: the driver says what that means for Start.
+                _ = self.exited() => Ok(()),
+            };
+            if let Err(error) = hooked {
+                // As the specification wants it; if it has ended already, all the better.
+                drop(self.kill(Signal::KILL).await);
+                return Err(error);
+            }
+        }
+        self.ask(Ask::Lifecycle(Request::Start)).await?;
+        hooks.run_and_log(Moment::Poststart, pid).await;
+        Ok(())
     }
 
     /// Delivers a signal. Returns when it is under way, not when the guest has ended.

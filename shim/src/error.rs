@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ttrpc::Code;
 
+use crate::hooks::Failure;
 use crate::lifecycle::Refusal;
 
 /// Why a request to a running shim failed.
@@ -85,6 +86,28 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A program that the bundle wants run beside the container.
+    #[error("the {moment} hook {path} {failure}", path = path.display())]
+    Hook {
+        /// The moment, as the OCI spec writes it.
+        moment: &'static str,
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        failure: Failure,
+    },
+    /// The cgroup that the container asks for.
+    #[error(
+        "cannot join the cgroup {path}; \
+         leave linux.cgroupsPath empty if the shim is to stay where containerd is"
+    )]
+    Cgroup {
+        /// From the root of the hierarchy.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The host refused something else.
     #[error("cannot {action}")]
     Host {
@@ -136,6 +159,8 @@ impl Error {
             | Self::Engine(_)
             | Self::Mount { .. }
             | Self::Stdio { .. }
+            | Self::Hook { .. }
+            | Self::Cgroup { .. }
             | Self::Host { .. }
             | Self::Panicked => Code::INTERNAL,
         }

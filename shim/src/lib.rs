@@ -9,6 +9,7 @@
 //! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
 
 pub mod bootstrap;
+pub mod cgroup;
 pub mod confine;
 pub mod container;
 pub mod containers;
@@ -19,10 +20,13 @@ mod error;
 pub mod events;
 pub mod flags;
 pub mod guest;
+pub mod hooks;
 pub mod lifecycle;
 pub mod logger;
 pub mod names;
 pub mod namespaces;
+pub mod oom_score;
+pub mod placement;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;
