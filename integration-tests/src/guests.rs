@@ -80,6 +80,22 @@ pub fn grows() -> Result<Vec<u8>> {
     )
 }
 
+/// A module that writes to this many MiB of its memory, and then computes for ever.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn fills(mebibytes: u32) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module (memory (export "memory") {pages})
+            (func (export "_start")
+                (memory.fill (i32.const 0) (i32.const 1) (i32.const {bytes}))
+                (loop br 0)))"#,
+        pages = mebibytes * 16,
+        bytes = mebibytes << 20,
+    ))
+}
+
 fn module(text: &str) -> Result<Vec<u8>> {
     wat::parse_str(text).context("assemble a module")
 }
@@ -93,6 +109,7 @@ mod tests {
             super::writes("hello"),
             super::spins(),
             super::grows(),
+            super::fills(1),
         ] {
             assert!(module.unwrap().starts_with(b"\0asm"));
         }

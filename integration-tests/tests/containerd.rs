@@ -22,8 +22,10 @@ macro_rules! cases {
 
 mod cases {
     pub(crate) mod caching;
+    pub(crate) mod cgroups;
     pub(crate) mod endings;
     pub(crate) mod fixture;
+    pub(crate) mod hooks;
     pub(crate) mod identity;
     pub(crate) mod isolation;
     pub(crate) mod metrics;
@@ -40,6 +42,8 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),
+    ("hooks", cases::hooks::CASES),
+    ("cgroups", cases::cgroups::CASES),
 ];
 
 /// One version's containerd, started by the first case that asks for it.

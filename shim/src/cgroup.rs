@@ -12,8 +12,9 @@
 //!
 //! Limits are not written there: memory and processor time of each container are the engine's to bound,
 //! and a limit on the process would hit the thread that answers containerd. The one thing that Linux
-//! does for threads is sharing out processor time: a container with shares or a quota has a cgroup of
-//! its own below home for its threads ([`guests`]).
+//! does for threads is dealing out processor time: a container with a quota has a cgroup of its own
+//! below home for its threads, and so has one with shares beside others. The shares of an only
+//! container are home's.
 //!
 //! What was made is removed: that of a container at its Delete, home when the shim ends, which moves
 //! back to where it came from for that. What a killed shim leaves is listed in the bundle
@@ -55,6 +56,8 @@ struct Home {
     /// Its folders, one for each hierarchy; none if it is none of ours to divide.
     folders: Vec<(Hierarchy, PathBuf)>,
     made: Vec<PathBuf>,
+    /// Whether it is that of several containers.
+    shared: bool,
 }
 
 /// Where the shim came from: opened `cgroup.procs`, to move back by.
@@ -80,6 +83,7 @@ impl Cgroups {
         *cgroups.lock() = Some(Home {
             folders: Vec::new(),
             made: Vec::new(),
+            shared: true,
         });
         cgroups
     }
@@ -110,7 +114,11 @@ impl Cgroups {
                 let origin = hierarchies.iter().filter_map(Hierarchy::own);
                 drop(self.origin.0.set(origin.collect()));
             }
-            let settled = settle(hierarchies, &path.folder(), bundle.dir()).map_err(failed)?;
+            let mut settled = settle(hierarchies, &path.folder(), bundle.dir()).map_err(failed)?;
+            settled.shared = group_of(bundle).is_some();
+            if !settled.shared {
+                settled.weigh(cgroup.cpu);
+            }
             *home = Some(settled);
             log::info!("the shim lives in the cgroup {path}");
         }
@@ -128,6 +136,9 @@ impl Cgroups {
     pub fn admit(&self, id: &str, bundle: &Path, thread: u32, cpu: CpuShare) {
         let home = self.lock();
         let Some(home) = &*home else { return };
+        // The shares of one that has home for itself are home's: they are relative to other shims.
+        let shares = cpu.shares.filter(|_| home.shared);
+        let cpu = CpuShare { shares, ..cpu };
         if cpu.shares.is_none() && cpu.quota.is_none() {
             return;
         }
@@ -181,6 +192,20 @@ impl Cgroups {
     }
 }
 
+impl Home {
+    /// Gives a home that was made its shares of the processors.
+    fn weigh(&self, cpu: CpuShare) {
+        for (hierarchy, folder) in &self.folders {
+            if !self.made.contains(folder) {
+                continue;
+            }
+            if let Err(error) = guests::weigh(hierarchy, folder, cpu.shares) {
+                log::warn!("no shares of the processors: {error}");
+            }
+        }
+    }
+}
+
 impl Origin {
     /// Lets a process that is to be started run where the shim came from. It belongs to no container,
     /// and what it leaves running must not keep a container's cgroup in use.
@@ -226,7 +251,11 @@ fn settle(hierarchies: Vec<Hierarchy>, path: &Path, bundle: &Path) -> io::Result
     if !made.is_empty() {
         record(bundle, &made)?;
     }
-    let home = Home { folders, made };
+    let home = Home {
+        folders,
+        made,
+        shared: false,
+    };
     let joined = home
         .folders
         .iter()
@@ -249,7 +278,7 @@ pub fn place(process: u32, path: &str) -> io::Result<()> {
     for hierarchy in hierarchy::mounted()? {
         let folder = hierarchy.mount().join(relative);
         if folder.is_dir() {
-            fs::write(folder.join("cgroup.procs"), process.to_string())?;
+            hierarchy.join(&folder, process)?;
             placed = true;
         }
     }

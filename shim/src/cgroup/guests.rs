@@ -54,6 +54,21 @@ pub(super) fn admit(
     write(&folder.join(members), &thread.to_string())
 }
 
+/// Gives a cgroup its shares of the processors, if there are any to give.
+pub(super) fn weigh(hierarchy: &Hierarchy, folder: &Path, shares: Option<u64>) -> io::Result<()> {
+    let cpu = CpuShare {
+        shares,
+        ..CpuShare::default()
+    };
+    if hierarchy.version() == CgroupVersion::V1 && !hierarchy.has("cpu") {
+        return Ok(());
+    }
+    for (file, value) in settings(hierarchy.version(), cpu) {
+        write(&folder.join(file), &value)?;
+    }
+    Ok(())
+}
+
 /// The files that give a share of the processors, and what is written to each. A pure function.
 fn settings(version: CgroupVersion, cpu: CpuShare) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
