@@ -10,10 +10,10 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit process daemons bench install uninstall clean
+.PHONY: help setup build guests demo test lint unit process daemons test-v2 bench install uninstall clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: packages, wasm targets, tools, three containerds, guests
 	$(SETUP)
@@ -45,6 +45,11 @@ process: ## Tests of the built shim against a fake containerd (root)
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+test-v2: setup build ## Tests of cgroup version 2, in a kernel of their own (root, 3 minutes)
+	integration-tests/setup/uml
+	$(CARGO) test --release --locked -p integration-tests --test cgroups --test containerd --no-run
+	integration-tests/v2/run
 
 bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
 	$(CARGO) build --release --locked -p integration-tests --bins

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
+use integration_tests::poll;
 use integration_tests::processes::Process;
 use integration_tests::run::Run;
 use integration_tests::task::Task;
@@ -64,14 +66,25 @@ fn folders(path: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The shim removes its own when it ends, of which `ctr` is not told.
+fn is_gone(path: &str) -> Result<()> {
+    poll::until("the cgroup is gone", Duration::from_secs(5), || {
+        let left = folders(path);
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    })
+}
+
 fn the_shim_lives_in_the_containers_cgroup(containerd: &Containerd) -> Result<()> {
     let task = started(containerd, "counted", |run| run)?;
     let path = format!("/{}/counted", containerd.namespace());
     let found = cgroup(shim(containerd, "counted")?.pid.into())?;
     ensure!(found == path, "the shim is in {found}");
     task.end()?;
-    ensure!(folders(&path).is_empty(), "{:?} are left", folders(&path));
-    Ok(())
+    is_gone(&path)
 }
 
 fn no_cgroup_is_the_one_of_containerd(containerd: &Containerd) -> Result<()> {
@@ -95,8 +108,7 @@ fn a_share_of_the_processors_is_the_threads(containerd: &Containerd) -> Result<(
     let quota = quota.with_context(|| format!("no quota in {:?}", folders(&path)))?;
     ensure!(quota.split_whitespace().next() == Some("25000"), "{quota}");
     task.end()?;
-    ensure!(folders(&path).is_empty(), "{:?} are left", folders(&path));
-    Ok(())
+    is_gone(&path)
 }
 
 fn a_killed_shim_leaves_no_cgroup(containerd: &Containerd) -> Result<()> {
@@ -105,6 +117,6 @@ fn a_killed_shim_leaves_no_cgroup(containerd: &Containerd) -> Result<()> {
     ensure!(!folders(&path).is_empty(), "there is nothing to be left");
     shim(containerd, "doomed")?.signal(Signal::KILL);
     containerd.events().wait_for("delete", "doomed")?;
-    ensure!(folders(&path).is_empty(), "{:?} are left", folders(&path));
+    is_gone(&path)?;
     task.remove()
 }
