@@ -136,7 +136,6 @@ impl ContainerHooks {
 
     /// The hooks of Create: where the container's thread waits for them, if there are any, and their
     /// running, which begins when it is there.
-    #[must_use]
     pub fn create(&self) -> (Option<Checkpoint>, impl Future<Output = Result<(), Error>>) {
         const CREATING: [Moment; 3] = [
             Moment::Prestart,
