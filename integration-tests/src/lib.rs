@@ -23,12 +23,14 @@
 use std::path::{Path, PathBuf};
 
 pub mod bundle;
+pub mod cgroups;
 pub mod configuration;
 pub mod containerd;
 pub mod dialect;
 pub mod events;
 pub mod fake;
 pub mod guests;
+pub mod hooks;
 pub mod image;
 pub mod invocation;
 pub mod leftovers;

@@ -4,12 +4,13 @@
 //! has its own fake, and its own cgroup below the root.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use containerd_shim_protos::shim::oci::Options;
 use integration_tests::bundle::{Bundle, BundleBuilder};
+use integration_tests::cgroups::{Below, cgroup, is_v2, mount, mounts};
 use integration_tests::dialect::Dialect;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::tasks::{Api, Tasks, code};
@@ -20,95 +21,6 @@ use serde_json::json;
 use ttrpc::Code;
 
 const KILL: u32 = 9;
-const ROOT: &str = "/sys/fs/cgroup";
-
-/// A cgroup of one test, for its shims to live below. It is not there, unless the test makes it.
-struct Below(String);
-
-impl Below {
-    fn of(fake: &FakeContainerd) -> Result<Self> {
-        let unique = fake
-            .folder()
-            .file_name()
-            .context("the fake's folder has no name")?;
-        Ok(Self(format!("/wasi-test-{}", unique.display())))
-    }
-
-    /// Makes it in every hierarchy.
-    fn make(&self) -> Result<()> {
-        for mount in mounts() {
-            let folder = mount.join(&self.0[1..]);
-            fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        }
-        Ok(())
-    }
-
-    /// What there is of it.
-    fn found(&self) -> Vec<PathBuf> {
-        let folders = mounts().into_iter().map(|mount| mount.join(&self.0[1..]));
-        folders.filter(|folder| folder.exists()).collect()
-    }
-
-    fn is_gone(&self) -> Result<()> {
-        poll::until("the cgroup is gone", Duration::from_secs(5), || {
-            let found = self.found();
-            if found.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{found:?}"))
-            }
-        })
-    }
-}
-
-impl Drop for Below {
-    fn drop(&mut self) {
-        for folder in self.found() {
-            fs::remove_dir(folder).ok();
-        }
-    }
-}
-
-fn is_v2() -> bool {
-    Path::new(ROOT).join("cgroup.controllers").exists()
-}
-
-/// The hierarchies that have controllers, and systemd's.
-fn mounts() -> Vec<PathBuf> {
-    if is_v2() {
-        return vec![ROOT.into()];
-    }
-    let all = fs::read_dir(ROOT).into_iter().flatten().flatten();
-    all.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .filter(|mount| mount.join("cgroup.procs").exists() && !mount.ends_with("unified"))
-        .collect()
-}
-
-/// The hierarchy with this controller.
-fn mount(controller: &str) -> PathBuf {
-    if is_v2() {
-        ROOT.into()
-    } else {
-        Path::new(ROOT).join(controller)
-    }
-}
-
-/// The cgroup of a thread, by the table of its `/proc` folder.
-fn cgroup(of: &str, controller: &str) -> Result<String> {
-    let table = fs::read_to_string(of).with_context(|| of.to_owned())?;
-    let found = table.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let fits = if is_v2() {
-            controllers.is_empty()
-        } else {
-            controllers == controller
-        };
-        fits.then(|| path.to_owned())
-    });
-    found.with_context(|| table.clone())
-}
 
 fn home(fake: &FakeContainerd, controller: &str) -> Result<String> {
     cgroup(&format!("/proc/{}/cgroup", fake.shim()?.pid), controller)
@@ -135,7 +47,7 @@ fn end(fake: &FakeContainerd, tasks: &Tasks, bundle: &Bundle) -> Result<()> {
 fn a_shim_lives_in_its_containers_cgroup_and_removes_it() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let path = format!("{}/web", below.0);
+    let path = format!("{}/web", below.path());
     let seen = fake.folder().join("seen");
     let script = format!("cat /proc/self/cgroup > {}", seen.display());
     let hook =
@@ -168,7 +80,7 @@ fn a_shim_lives_in_its_containers_cgroup_and_removes_it() -> Result<()> {
 fn memory_of_guests_is_counted_there() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let path = format!("{}/big", below.0);
+    let path = format!("{}/big", below.path());
     let bundle = bundle(&fake, "big", &path)?
         .file("/main.wasm", guests::fills(48)?)
         .write()?;
@@ -194,7 +106,7 @@ fn the_containers_of_a_group_share_the_one_beside_theirs() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
     let member = |id: &str| -> Result<Bundle> {
-        let bundle = bundle(&fake, id, &format!("{}/{id}", below.0))?;
+        let bundle = bundle(&fake, id, &format!("{}/{id}", below.path()))?;
         bundle
             .annotation("io.kubernetes.cri.sandbox-id", "pod")
             .write()
@@ -202,7 +114,7 @@ fn the_containers_of_a_group_share_the_one_beside_theirs() -> Result<()> {
     let (first, second) = (member("first")?, member("second")?);
     let tasks = fake.serve(&first)?;
     run(&tasks, &first)?;
-    let pod = format!("{}/pod", below.0);
+    let pod = format!("{}/pod", below.path());
     ensure!(home(&fake, "memory")? == pod, "{}", home(&fake, "memory")?);
     fake.start(&second, Dialect::Bootstrap)?;
     run(&tasks, &second)?;
@@ -223,7 +135,7 @@ fn the_containers_of_a_group_share_the_one_beside_theirs() -> Result<()> {
 fn a_systemd_path_is_a_scope_in_its_slice() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let name = below.0[1..].replace('-', "_");
+    let name = below.path()[1..].replace('-', "_");
     let bundle = bundle(&fake, "scope", &format!("{name}-pod.slice:cri:abc"))?.write()?;
     let tasks = fake.serve(&bundle)?;
     run(&tasks, &bundle)?;
@@ -235,14 +147,14 @@ fn a_systemd_path_is_a_scope_in_its_slice() -> Result<()> {
     );
     end(&fake, &tasks, &bundle)?;
     fake.shims_end()?;
-    Below(format!("/{name}.slice")).is_gone()
+    Below::at(&format!("/{name}.slice")).is_gone()
 }
 
 #[test]
 fn a_quota_is_for_the_threads_of_a_container() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let path = format!("{}/web", below.0);
+    let path = format!("{}/web", below.path());
     let cpu = json!({ "shares": 512, "quota": 20_000, "period": 100_000 });
     let bundle = bundle(&fake, "held", &path)?
         .edit(|spec| spec["linux"]["resources"] = json!({ "cpu": cpu }))
@@ -303,13 +215,13 @@ fn a_quota_is_for_the_threads_of_a_container() -> Result<()> {
 fn shares_are_between_the_containers_of_a_pod() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let bundle = bundle(&fake, "member", &format!("{}/member", below.0))?
+    let bundle = bundle(&fake, "member", &format!("{}/member", below.path()))?
         .annotation("io.kubernetes.cri.sandbox-id", "pod")
         .edit(|spec| spec["linux"]["resources"] = json!({ "cpu": { "shares": 512 } }))
         .write()?;
     let tasks = fake.serve(&bundle)?;
     let pid = run(&tasks, &bundle)?;
-    let own = format!("{}/pod/wasi-member", below.0);
+    let own = format!("{}/pod/wasi-member", below.path());
     let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
     ensure!(found == own, "the thread is in {found}");
     let wanted = if is_v2() {
@@ -336,7 +248,7 @@ fn what_was_there_before_stays() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
     below.make()?;
-    let bundle = bundle(&fake, "guest", &format!("{}/web", below.0))?.write()?;
+    let bundle = bundle(&fake, "guest", &format!("{}/web", below.path()))?.write()?;
     let tasks = fake.serve(&bundle)?;
     run(&tasks, &bundle)?;
     end(&fake, &tasks, &bundle)?;
@@ -353,7 +265,7 @@ fn what_was_there_before_stays() -> Result<()> {
 fn a_killed_shim_leaves_nothing_to_stay() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
-    let bundle = bundle(&fake, "killed", &format!("{}/web", below.0))?
+    let bundle = bundle(&fake, "killed", &format!("{}/web", below.path()))?
         .edit(|spec| spec["linux"]["resources"] = json!({ "cpu": { "quota": 50_000 } }))
         .write()?;
     run(&fake.serve(&bundle)?, &bundle)?;
@@ -371,7 +283,7 @@ fn a_cgroup_that_cannot_be_joined_fails_create() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
     // A file is in the way.
-    let path = format!("{}/a/cgroup.procs/x", below.0);
+    let path = format!("{}/a/cgroup.procs/x", below.path());
     let bundle = bundle(&fake, "blocked", &path)?.write()?;
     let tasks = fake.serve(&bundle)?;
     let refused = tasks.create(&bundle);
@@ -390,8 +302,8 @@ fn a_cgroup_for_the_shim_wins_over_its_containers() -> Result<()> {
     for dialect in [Dialect::Options, Dialect::Bootstrap] {
         let mut fake = FakeContainerd::new()?;
         let below = Below::of(&fake)?;
-        fake.options = Some(options(&below.0)?);
-        let bundle = bundle(&fake, "kept", &format!("{}-other/web", below.0))?.write()?;
+        fake.options = Some(options(below.path())?);
+        let bundle = bundle(&fake, "kept", &format!("{}-other/web", below.path()))?.write()?;
         let refused = fake.start(&bundle, dialect).map(drop);
         let text = format!(
             "{:#}",
@@ -406,14 +318,14 @@ fn a_cgroup_for_the_shim_wins_over_its_containers() -> Result<()> {
         below.make()?;
         let address = fake.start(&bundle, dialect)?.address;
         ensure!(
-            home(&fake, "memory")? == below.0,
+            home(&fake, "memory")? == below.path(),
             "{}",
             home(&fake, "memory")?
         );
         let tasks = Tasks::connect(&address, Api::V2)?;
         run(&tasks, &bundle)?;
         ensure!(
-            home(&fake, "memory")? == below.0,
+            home(&fake, "memory")? == below.path(),
             "{}",
             home(&fake, "memory")?
         );
