@@ -41,7 +41,7 @@ unit: ## Tests of the crates, by themselves (root, for the ones that mount)
 	$(CARGO) test --release --locked $(COMPILER)
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test hooks --test hook_failures --test cgroups
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test hooks --test hook_failures --test cgroups
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd

@@ -43,6 +43,16 @@ pub enum Error {
         source: serde_json::Error,
     },
 
+    /// What an `Exec` request carries is not JSON, or not an OCI process.
+    #[error("{origin} holds no OCI process", origin = origin.display())]
+    ParseProcess {
+        /// What the process was described in.
+        origin: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+
     /// `root` is missing or has no path; the OCI spec requires it on Linux.
     #[error("{config} names no root file system; set root.path", config = config.display())]
     NoRoot {

@@ -30,6 +30,9 @@ pub struct Process {
     pub terminal: bool,
     /// Whether the thread is to lose the ability to gain privileges. The shim may do so anyway.
     pub no_new_privileges: bool,
+    /// Names of the effective capabilities, such as `CHOWN`; `None` if there is nothing about
+    /// capabilities, which for an exec means those of its container (runc `newInitConfig`).
+    pub capabilities: Option<Vec<String>>,
 }
 
 /// Ids on the host: there are no user namespaces here.
@@ -46,6 +49,19 @@ pub struct User {
 }
 
 impl Process {
+    /// Reads and checks the process that an `Exec` request carries, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ParseProcess`], and those of [`Self::new`].
+    pub fn parse(json: &[u8], origin: &Path) -> Result<Self, Error> {
+        let process = serde_json::from_slice(json).map_err(|source| Error::ParseProcess {
+            origin: origin.to_owned(),
+            source,
+        })?;
+        Self::new(&process, origin)
+    }
+
     /// Checks a process, be it `process` of `config.json` or the one an `Exec` request carries.
     /// `origin` is what an error names as its place.
     ///
@@ -80,6 +96,10 @@ impl Process {
             },
             terminal: process.terminal().unwrap_or(false),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            capabilities: process.capabilities().as_ref().map(|capabilities| {
+                let effective = capabilities.effective().iter().flatten();
+                effective.map(ToString::to_string).collect()
+            }),
         })
     }
 
@@ -192,6 +212,26 @@ mod tests {
         assert_eq!(process.user.gid, 2);
         assert_eq!(process.user.umask, None);
         assert!(process.user.additional_gids.is_empty());
+        assert_eq!(process.capabilities, None);
+    }
+
+    #[test]
+    fn a_process_by_itself_is_read_as_a_part_of_a_bundle_is() {
+        let json = br#"{"user": {"uid": 0, "gid": 0}, "args": ["a"], "cwd": "/",
+            "capabilities": {"effective": ["CAP_CHOWN"], "bounding": ["CAP_KILL"]}}"#;
+        let process = Process::parse(json, Path::new("exec")).unwrap();
+        assert_eq!(process.capabilities, Some(vec!["CHOWN".to_owned()]));
+        for (json, text) in [
+            ("", "exec holds no OCI process"),
+            ("[]", "exec holds no OCI process"),
+            (
+                r#"{"user": {}, "args": ["a"], "cwd": "b"}"#,
+                "invalid process in exec",
+            ),
+        ] {
+            let error = Process::parse(json.as_bytes(), Path::new("exec")).unwrap_err();
+            assert!(error.to_string().starts_with(text), "{error}");
+        }
     }
 
     #[test]

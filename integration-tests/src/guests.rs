@@ -68,6 +68,38 @@ pub fn spins() -> Result<Vec<u8>> {
     module(r#"(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))"#)
 }
 
+/// A module that says `copying` and copies a megabyte in its memory, again and again.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn copies() -> Result<Vec<u8>> {
+    module(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 33)
+            (data (i32.const 0) "\10\00\00\00\08\00\00\00")
+            (data (i32.const 16) "copying\n")
+            (func (export "_start")
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (loop (memory.copy (i32.const 1048576) (i32.const 65536) (i32.const 1048576)) (br 0))))"#,
+    )
+}
+
+/// A module that counts to this number, and ends.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn counts_to(number: u32) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start") (local $i i32)
+                (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+                                         (i32.const {number}))))))"#
+    ))
+}
+
 /// A module that grows its memory, a page at a time, until it is stopped.
 ///
 /// # Errors
@@ -108,6 +140,8 @@ mod tests {
             super::exits(7),
             super::writes("hello"),
             super::spins(),
+            super::copies(),
+            super::counts_to(3),
             super::grows(),
             super::fills(1),
         ] {

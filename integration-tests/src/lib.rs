@@ -28,6 +28,7 @@ pub mod configuration;
 pub mod containerd;
 pub mod dialect;
 pub mod events;
+pub mod execs;
 pub mod fake;
 pub mod guests;
 pub mod hooks;

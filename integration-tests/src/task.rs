@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::containerd::Containerd;
 use crate::events::Event;
-use crate::invocation::Output;
+use crate::invocation::{Invocation, Output};
 use crate::{poll, run};
 
 /// How long a task may take to get where it is wanted.
@@ -117,16 +117,23 @@ impl<'a> Task<'a> {
     ///
     /// When `ctr` cannot be run or hangs; a failure is a status.
     pub fn exec<'b>(&self, exec: &str, args: impl IntoIterator<Item = &'b str>) -> Result<Output> {
+        self.execution(exec, [], args).output()
+    }
+
+    /// The same, about to be run, with flags of `ctr task exec`.
+    #[must_use]
+    pub fn execution<'b>(
+        &self,
+        exec: &str,
+        flags: impl IntoIterator<Item = &'b str>,
+        args: impl IntoIterator<Item = &'b str>,
+    ) -> Invocation {
         let fifos = self.containerd.folder().join("fifo");
-        let ctr = self.containerd.ctr([
-            "task",
-            "exec",
-            "--exec-id",
-            exec,
-            "--fifo-dir",
-            &fifos.to_string_lossy(),
-        ]);
-        ctr.arg(&self.id).args(args).output()
+        let ctr = self.containerd.ctr(["task", "exec", "--exec-id", exec]);
+        ctr.args(["--fifo-dir", &fifos.to_string_lossy()])
+            .args(flags)
+            .arg(&self.id)
+            .args(args)
     }
 
     /// Any other verb of `ctr task` on this container.

@@ -42,6 +42,7 @@ impl Api {
 pub struct Tasks {
     client: Client,
     api: Api,
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Tasks {
@@ -60,21 +61,31 @@ impl Tasks {
     /// When nobody listens.
     pub fn connect(address: &str, api: Api) -> Result<Self> {
         let client = Client::connect(address).with_context(|| format!("connect to {address}"))?;
-        Ok(Self { client, api })
+        Ok(Self {
+            client,
+            api,
+            patience: Duration::from_secs(20),
+        })
+    }
+
+    /// How long an answer may take, 20 s by default; the shim is told.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Any method.
     ///
     /// # Errors
     ///
-    /// What the shim answers, or that it did not within 20 s.
+    /// What the shim answers, or that it did not within its patience.
     pub fn call<Q: Message, A: Message>(&self, method: &str, request: &Q) -> ttrpc::Result<A> {
         let other = |error: protobuf::Error| ttrpc::Error::Others(error.to_string());
         let mut envelope = ttrpc::Request::new();
         self.api.service().clone_into(&mut envelope.service);
         method.clone_into(&mut envelope.method);
-        envelope.timeout_nano =
-            i64::try_from(Duration::from_secs(20).as_nanos()).unwrap_or(i64::MAX);
+        envelope.timeout_nano = i64::try_from(self.patience.as_nanos()).unwrap_or(i64::MAX);
         envelope.payload = request.write_to_bytes().map_err(other)?;
         let response = self.client.request(envelope)?;
         A::parse_from_bytes(&response.payload).map_err(other)
@@ -235,5 +246,15 @@ pub fn code<T>(answer: &ttrpc::Result<T>) -> Option<Code> {
     match answer {
         Err(ttrpc::Error::RpcStatus(status)) => status.code.enum_value().ok(),
         Ok(_) | Err(_) => None,
+    }
+}
+
+/// What a refusal says.
+#[must_use]
+pub fn message<T>(answer: ttrpc::Result<T>) -> String {
+    match answer {
+        Err(ttrpc::Error::RpcStatus(status)) => status.message,
+        Err(error) => error.to_string(),
+        Ok(_) => "success".to_owned(),
     }
 }

@@ -164,6 +164,10 @@ fn a_quota_is_for_the_threads_of_a_container() -> Result<()> {
     let own = format!("{path}/wasi-held");
     let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
     ensure!(found == own, "the thread is in {found}");
+    // That of an exec, which is started from elsewhere, too.
+    let pid = tasks.exec(bundle.id(), "more").run(&["/main.wasm"])?;
+    let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
+    ensure!(found == own, "the exec's thread is in {found}");
     ensure!(
         home(&fake, "cpu")? == path,
         "the shim is in {}",

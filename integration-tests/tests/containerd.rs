@@ -24,6 +24,7 @@ mod cases {
     pub(crate) mod caching;
     pub(crate) mod cgroups;
     pub(crate) mod endings;
+    pub(crate) mod exec;
     pub(crate) mod fixture;
     pub(crate) mod hooks;
     pub(crate) mod identity;
@@ -40,6 +41,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("identity", cases::identity::CASES),
     ("metrics", cases::metrics::CASES),
     ("endings", cases::endings::CASES),
+    ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
     ("caching", cases::caching::CASES),
     ("hooks", cases::hooks::CASES),

@@ -3,16 +3,18 @@
 
 use anyhow::{Result, ensure};
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, Empty, ExecProcessRequest, ResizePtyRequest, Status, UpdateTaskRequest,
+    CheckpointTaskRequest, Empty, ResizePtyRequest, Status, UpdateTaskRequest,
 };
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::guests;
-use integration_tests::tasks::{Tasks, code};
+use integration_tests::tasks::{Tasks, code, message};
 use ttrpc::Code;
 
+const KILL: u32 = 9;
 const TERM: u32 = 15;
 const USR1: u32 = 10;
+const STOP: u32 = 19;
 
 /// A container that was created and would compute for ever.
 fn created(fake: &FakeContainerd, id: &str) -> Result<(Tasks, Bundle)> {
@@ -46,7 +48,6 @@ fn what_is_not_there_is_unimplemented() -> Result<()> {
         };
     }
     let answers = answers! {
-        "Exec": ExecProcessRequest => Empty,
         "Update": UpdateTaskRequest => Empty,
         "ResizePty": ResizePtyRequest => Empty,
         "Checkpoint": CheckpointTaskRequest => Empty,
@@ -151,6 +152,66 @@ fn a_created_container_is_killed_without_having_run() -> Result<()> {
     ensure!(code(&tasks.start(bundle.id())) == Some(Code::FAILED_PRECONDITION));
     ensure!(tasks.delete(bundle.id())?.exit_status == 143);
     ensure!(topics(&fake)? == ["create", "exit", "delete"]);
+    Ok(())
+}
+
+#[test]
+fn each_ending_signal_ends_a_container_in_every_phase() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    for signal in [1, 2, 3, KILL, TERM] {
+        for phase in [Status::CREATED, Status::RUNNING, Status::PAUSED] {
+            let (tasks, bundle) = created(&fake, &format!("{phase:?}-{signal}").to_lowercase())?;
+            let id = bundle.id();
+            if phase != Status::CREATED {
+                tasks.start(id)?;
+            }
+            if phase == Status::PAUSED {
+                tasks.kill(id, STOP)?;
+            }
+            ensure!(tasks.state(id)?.status.enum_value() == Ok(phase));
+            tasks.kill(id, signal)?;
+            let exit = tasks.wait(id)?;
+            ensure!(exit.exit_status == 128 + signal, "{phase:?}: {exit}");
+            let again = code(&tasks.kill(id, signal));
+            ensure!(again == Some(Code::NOT_FOUND), "{phase:?}: {again:?}");
+            ensure!(tasks.delete(id)?.exit_status == 128 + signal);
+        }
+    }
+    Ok(())
+}
+
+/// `nerdctl stop` and CRI send the image's stop signal, wait, and send KILL to what is still there.
+#[test]
+fn a_stop_signal_without_effect_is_followed_by_kill() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "stubborn")?;
+    tasks.start(bundle.id())?;
+    for signal in [USR1, 28, 37, 0] {
+        tasks.kill(bundle.id(), signal)?;
+        ensure!(tasks.state(bundle.id())?.status.enum_value() == Ok(Status::RUNNING));
+    }
+    tasks.kill(bundle.id(), KILL)?;
+    ensure!(tasks.wait(bundle.id())?.exit_status == 137);
+    // What runc says when the two of them meet: it is done already.
+    let late = tasks.kill(bundle.id(), 0);
+    ensure!(code(&late) == Some(Code::NOT_FOUND), "{late:?}");
+    Ok(())
+}
+
+#[test]
+fn a_number_that_is_no_signal_is_refused() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (tasks, bundle) = created(&fake, "numbered")?;
+    for number in [65, 255, u32::MAX] {
+        let refused = tasks.kill(bundle.id(), number);
+        ensure!(
+            code(&refused) == Some(Code::INVALID_ARGUMENT),
+            "{refused:?}"
+        );
+        let text = message(refused);
+        ensure!(text.contains(&number.to_string()), "{text}");
+    }
+    ensure!(tasks.state(bundle.id())?.status.enum_value() == Ok(Status::CREATED));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Linker, Module, Precompiled, Store};
@@ -9,9 +10,9 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
-use crate::interrupt::Interrupter;
+use crate::interrupt::{Interrupter, Means};
 use crate::prepared::Entry;
-use crate::{Engine, Error, Guest, Prepared};
+use crate::{Engine, Error, Guest, Prepared, faults};
 
 /// What components can import: every interface of these WASI 0.2 packages.
 const COMPONENT_WORLD: [&str; 6] = [
@@ -28,14 +29,38 @@ const COMPONENT_WORLD: [&str; 6] = [
 pub struct Artifact {
     engine: Engine,
     code: Code,
+    means: Means,
 }
 
 #[derive(Clone)]
-enum Code {
+pub(crate) enum Code {
     /// A core module for WASI 0.1.
     Module(Module),
     /// A component for WASI 0.2.
     Component(Component),
+}
+
+impl Code {
+    /// The machine code.
+    pub(crate) fn text(&self) -> &[u8] {
+        match self {
+            Self::Module(module) => module.text(),
+            Self::Component(component) => component.text(),
+        }
+    }
+
+    /// The whole artifact, an ELF file.
+    #[allow(unsafe_code, reason = "wasmtime shows the image as pointers")]
+    pub(crate) fn image(&self) -> &[u8] {
+        let range = match self {
+            Self::Module(module) => module.image_range(),
+            Self::Component(component) => component.image_range(),
+        };
+        let len = range.end.addr() - range.start.addr();
+        // SAFETY: the range is the image that the module or component keeps mapped, readable, and
+        // unchanged since it was loaded (`Module::image_range`); the slice borrows it.
+        unsafe { std::slice::from_raw_parts(range.start, len) }
+    }
 }
 
 impl std::fmt::Debug for Artifact {
@@ -48,6 +73,16 @@ impl std::fmt::Debug for Artifact {
 }
 
 impl Artifact {
+    pub(crate) fn new(engine: &Engine, code: Code, means: Means) -> Self {
+        Self {
+            engine: engine.clone(),
+            code,
+            means,
+        }
+    }
+}
+
+impl Code {
     /// Maps an artifact that this crate's compiler wrote and the cache's check found whole.
     ///
     /// The reason comes back as text: what does not load is compiled again, whatever it was.
@@ -67,19 +102,18 @@ impl Artifact {
         let code = unsafe {
             match kind {
                 Precompiled::Module => {
-                    Module::deserialize_file(engine.wasmtime(), &path).map(Code::Module)
+                    Module::deserialize_file(engine.wasmtime(), &path).map(Self::Module)
                 }
                 Precompiled::Component => {
-                    Component::deserialize_file(engine.wasmtime(), &path).map(Code::Component)
+                    Component::deserialize_file(engine.wasmtime(), &path).map(Self::Component)
                 }
             }
         };
-        Ok(Self {
-            engine: engine.clone(),
-            code: code.map_err(|error| format!("{error:#}"))?,
-        })
+        code.map_err(|error| format!("{error:#}"))
     }
+}
 
+impl Artifact {
     /// Links the program to what `guest` is given. Nothing of it runs yet.
     ///
     /// Has to be called where `/proc` is the host's, as the preopens are opened again through it.
@@ -97,13 +131,20 @@ impl Artifact {
         }
         let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
         store.limiter(|host| &mut host.limiter);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let interrupter = Interrupter::new(self.means.clone());
+        match &self.means {
+            Means::Fence(fence) => {
+                faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
+            }
+            Means::Epoch(_) => {
+                store.set_epoch_deadline(1);
+                store.epoch_deadline_async_yield_and_update(1);
+            }
+        }
         let entry = match &self.code {
             Code::Module(module) => link_module(module, &mut store)?,
             Code::Component(component) => link_component(component)?,
         };
-        let interrupter = Interrupter::new(self.engine.0.clone());
         Ok(Prepared::new(
             store,
             entry,

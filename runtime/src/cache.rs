@@ -15,13 +15,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
-use wasi_settings::MAX_WASM;
+use wasi_settings::{Interruption, MAX_WASM};
 
+use crate::artifact::Code;
 use crate::entry::{self, Digest};
+use crate::fence::Fence;
 use crate::folder::{self, Folder};
+use crate::interrupt::Means;
+use crate::landing::Landing;
 use crate::{Artifact, Compiler, Engine, Error, Progress};
 
 /// Compiled programs of this node.
@@ -57,7 +62,7 @@ pub enum Origin {
 
 /// What looking for an entry found.
 enum Lookup {
-    Found(Artifact),
+    Found(Code),
     Missing,
     Damaged(String),
 }
@@ -109,6 +114,42 @@ impl Cache {
         wasm: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
+        // First, so that the program is what was used last.
+        let landing = match engine.interruption() {
+            Interruption::Fence => Some(self.landing(engine, watch)?),
+            Interruption::Epoch => None,
+        };
+        let (code, origin) = self.load_code(engine, wasm, watch)?;
+        let means = match landing {
+            Some(landing) => Means::Fence(Arc::new(Fence::new(code.clone(), landing))),
+            None => Means::Epoch(engine.shared()),
+        };
+        Ok(Loaded {
+            artifact: Artifact::new(engine, code, means),
+            origin,
+        })
+    }
+
+    /// What every program of `engine` needs to be killed; loaded once.
+    fn landing(&self, engine: &Engine, watch: &mut dyn FnMut(Progress)) -> Result<Landing, Error> {
+        if let Some(landing) = engine.landing.get() {
+            return Ok(landing.clone());
+        }
+        let wasm = Landing::wasm().map_err(Error::cache("make the landing"))?;
+        let landing = match self.load_code(engine, &wasm, watch)?.0 {
+            Code::Module(module) => Landing::new(module)?,
+            Code::Component(_) => unreachable!("the landing is a module"),
+        };
+        // Two that get here at once both have one; either will do.
+        Ok(engine.landing.get_or_init(|| landing).clone())
+    }
+
+    fn load_code(
+        &self,
+        engine: &Engine,
+        wasm: &File,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<(Code, Origin), Error> {
         let read = || Error::cache("read the module");
         let size = wasm.metadata().map_err(read())?.len();
         if size > MAX_WASM {
@@ -117,22 +158,17 @@ impl Cache {
             });
         }
         let digest = Digest::of(wasm, size).map_err(read())?;
-        let name = format!("{digest}-{}", wasi_settings::fingerprint());
-        let mapped = |artifact| {
-            Ok(Loaded {
-                artifact,
-                origin: Origin::Mapped,
-            })
-        };
-        if let Lookup::Found(artifact) = self.lookup(engine, &name)? {
-            return mapped(artifact);
+        let fingerprint = wasi_settings::fingerprint(engine.interruption());
+        let name = format!("{digest}-{fingerprint}");
+        if let Lookup::Found(code) = self.lookup(engine, &name)? {
+            return Ok((code, Origin::Mapped));
         }
         let lock = self.folder.lock(&name, || watch(Progress::Waiting))?;
         // Another process may have published while this one waited for the lock.
         let replaced = match self.lookup(engine, &name)? {
-            Lookup::Found(artifact) => {
+            Lookup::Found(code) => {
                 self.folder.unlock(lock)?;
-                return mapped(artifact);
+                return Ok((code, Origin::Mapped));
             }
             Lookup::Missing => None,
             Lookup::Damaged(reason) => Some(reason),
@@ -140,13 +176,10 @@ impl Cache {
         let begun = Instant::now();
         let compiled = self.compile(engine, &name, wasm, &digest, watch);
         self.folder.unlock(lock)?;
-        let artifact = compiled?;
+        let code = compiled?;
         let took = begun.elapsed();
         self.folder.evict(self.limit, &format!("{name}.cwasm"))?;
-        Ok(Loaded {
-            artifact,
-            origin: Origin::Compiled { took, replaced },
-        })
+        Ok((code, Origin::Compiled { took, replaced }))
     }
 
     fn lookup(&self, engine: &Engine, name: &str) -> Result<Lookup, Error> {
@@ -159,11 +192,11 @@ impl Cache {
         if let Err(damage) = whole {
             return Ok(Lookup::Damaged(damage.to_owned()));
         }
-        Ok(match Artifact::map(engine, &file) {
-            Ok(artifact) => {
+        Ok(match Code::map(engine, &file) {
+            Ok(code) => {
                 // A folder that cannot be written to still serves what is in it.
                 drop(folder::touch(&file));
-                Lookup::Found(artifact)
+                Lookup::Found(code)
             }
             Err(reason) => Lookup::Damaged(reason),
         })
@@ -180,7 +213,7 @@ impl Cache {
         wasm: &File,
         digest: &Digest,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<Artifact, Error> {
+    ) -> Result<Code, Error> {
         let temporary = format!("{name}.tmp");
         let published = format!("{name}.cwasm");
         self.folder.remove(&temporary)?;
@@ -189,17 +222,18 @@ impl Cache {
             .open(&temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
             .map_err(Error::cache(format!("create {temporary}")))?;
         let mut make = || {
-            self.compiler.compile(wasm, digest, &file, watch)?;
+            self.compiler
+                .compile(wasm, digest, engine.interruption(), &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
                 .map_err(Error::cache(format!("seal {temporary}")))?;
-            let artifact = Artifact::map(engine, &file).map_err(|reason| Error::Engine {
+            let code = Code::map(engine, &file).map_err(|reason| Error::Engine {
                 reason: format!("what the compiler made cannot be loaded: {reason}"),
             })?;
             self.folder
                 .rename(&temporary, &published)
                 .map_err(Error::cache(format!("publish {published}")))?;
-            Ok(artifact)
+            Ok(code)
         };
         let made = make();
         if made.is_err() {

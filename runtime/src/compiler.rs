@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
+use wasi_settings::Interruption;
 
 use crate::Error;
 use crate::entry::Digest;
@@ -73,6 +74,7 @@ impl Compiler {
         &self,
         wasm: &File,
         digest: &Digest,
+        interruption: Interruption,
         artifact: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -80,7 +82,9 @@ impl Compiler {
             program: self.program.display().to_string(),
             source,
         };
-        let mut run = self.spawn(wasm, digest, artifact).map_err(failed)?;
+        let mut run = self
+            .spawn(wasm, digest, interruption, artifact)
+            .map_err(failed)?;
         let size = wasm.metadata().map_err(failed)?.len();
         let mut report = |elapsed| watch(Progress::Compiling { elapsed, size });
         let reason = match run.wait(self.patience, &mut report).map_err(failed)? {
@@ -94,11 +98,17 @@ impl Compiler {
         Err(Error::Compile { reason })
     }
 
-    fn spawn(&self, wasm: &File, digest: &Digest, artifact: &File) -> io::Result<Run> {
+    fn spawn(
+        &self,
+        wasm: &File,
+        digest: &Digest,
+        interruption: Interruption,
+        artifact: &File,
+    ) -> io::Result<Run> {
         let mut wasm = wasm.try_clone()?;
         wasm.rewind()?;
         let child = Command::new(&self.program)
-            .arg(digest.to_string())
+            .args([&digest.to_string(), interruption.name()])
             .env_clear()
             .stdin(wasm)
             .stdout(artifact.try_clone()?)

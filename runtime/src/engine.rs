@@ -1,13 +1,23 @@
 //! The engine: one per process.
 //!
-//! It holds the settings that every artifact was compiled for, the registry of loaded code, and the
-//! epoch. The epoch is raised by whoever interrupts a guest; nothing ticks.
+//! It holds the settings that every artifact was compiled for, the registry of loaded code, and what
+//! interrupts guests. Nothing ticks.
+
+use std::sync::{Arc, OnceLock};
+
+use wasi_settings::Interruption;
 
 use crate::Error;
+use crate::landing::Landing;
 
 /// A wasmtime engine without a compiler. Cloning it is cheap and shares everything.
 #[derive(Clone, Debug)]
-pub struct Engine(pub(crate) WasmtimeEngine);
+pub struct Engine {
+    wasmtime: WasmtimeEngine,
+    interruption: Interruption,
+    /// Loaded with the first program that needs it.
+    pub(crate) landing: Arc<OnceLock<Landing>>,
+}
 
 /// `wasmtime::Engine` has no `Debug` that says anything.
 #[derive(Clone)]
@@ -29,12 +39,39 @@ impl Engine {
     ///
     /// [`Error::Engine`] when the host cannot run wasmtime (no memory, an unsupported processor).
     pub fn new() -> Result<Self, Error> {
-        wasmtime::Engine::new(&wasi_settings::config())
-            .map(|engine| Self(WasmtimeEngine(engine)))
-            .map_err(Error::engine)
+        Self::with(Interruption::BEST)
+    }
+
+    /// Makes an engine whose guests look for interruptions themselves, in each loop and function: slower,
+    /// up to twice in a tight loop. The only way on processors other than x86-64, where
+    /// [`Engine::new`] does the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::new`].
+    pub fn with_epochs() -> Result<Self, Error> {
+        Self::with(Interruption::Epoch)
+    }
+
+    fn with(interruption: Interruption) -> Result<Self, Error> {
+        let engine =
+            wasmtime::Engine::new(&wasi_settings::config(interruption)).map_err(Error::engine)?;
+        Ok(Self {
+            wasmtime: WasmtimeEngine(engine),
+            interruption,
+            landing: Arc::default(),
+        })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.0.0
+        &self.wasmtime.0
+    }
+
+    pub(crate) fn shared(&self) -> WasmtimeEngine {
+        self.wasmtime.clone()
+    }
+
+    pub(crate) fn interruption(&self) -> Interruption {
+        self.interruption
     }
 }

@@ -2,129 +2,165 @@
 //!
 //! A guest is a future that somebody polls. To pause it is to poll it no more; to kill it is to drop it,
 //! too, which frees its stack and everything it held. A guest that is blocked in a host call is not
-//! being polled: waking its task is enough. A busy one is inside `poll`: raising the engine's epoch makes
-//! its next loop iteration or call yield back to the poll loop. Every other guest of the process then
-//! yields once, too, and goes on.
+//! being polled: waking its task is enough. One that computes is inside of `poll`, and has to be made to
+//! notice. There are two means:
+//!
+//! - the [`Fence`]: it cannot execute its next instruction, and waits in the fault's handler until it may
+//!   go on, or goes on in code that traps. Costs nothing until it is used. (x86-64)
+//! - the epoch: a counter that the guest's code looks at in each loop and function, and yields to the poll
+//!   loop. (Everywhere.) One raise is not enough: a guest that yielded to a neighbour's order takes its
+//!   next deadline from the epoch of the moment it goes on, and a raise just before that is lost.
 //!
 //! ```text
 //!            pause            kill
-//!  Running ◄───────► Paused ───────► Killed (for good)
+//!  running ◄───────► paused ───────► killed (for good)
 //!     └──────────────────────────────────▲
 //! ```
 //!
-//! No order can be lost. It stores the state, raises the epoch and wakes. A poll that begins after the
-//! store reads the state; so only a poll that has begun before is left. One raise is not enough to end
-//! that: a guest that yielded to a neighbour's order takes its next deadline from the epoch of the moment
-//! it goes on, which is after its poll read the state, and a raise between the two is behind the new
-//! deadline. So the epoch is raised until the poll is over: that takes a guest on a processor the blink of
-//! an eye, and for one that has none a thread goes on with it.
+//! No order can be lost: it is stored, then the task is woken, then the means is used until the guest is
+//! out of the poll, or held by the fence. Whoever begins a poll, or leaves a hold, says so first and looks
+//! for orders after that; so either it sees the order, or who gave the order sees that it has to go on.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
 use crate::engine::WasmtimeEngine;
+use crate::fence::{Fence, wait, wake};
+use crate::urgency::Urgency;
 
-/// How often an order raises the epoch itself before it leaves that to a thread.
-const RAISES: usize = 100;
-/// How long that thread waits between raises.
-const INTERVAL: Duration = Duration::from_millis(1);
+/// Orders, which a guest may have several of: it may not run until it is resumed.
+const PAUSE: u32 = 1;
+/// It may not run any more.
+const KILL: u32 = 2;
 
-/// The guest may run.
-const RUNNING: u32 = 0;
-/// The guest may not run until it is resumed or killed.
-const PAUSED: u32 = 1;
-/// The guest may not run any more.
-const KILLED: u32 = 2;
+/// Where a guest is: not inside of a poll.
+const OUT: u32 = 0;
+/// Inside of a poll.
+const IN: u32 = 1;
+/// Inside of a poll, kept from going on by the fence.
+const HELD: u32 = 2;
+/// Inside of a poll, made to trap by the fence.
+const DIVERTED: u32 = 3;
+
+/// How long the caller of an order waits itself, before it leaves the rest to a thread.
+const AT_ONCE: Duration = Duration::from_micros(300);
+/// How long the means is used at a time, and how long not in between. A guest may be in the host for long,
+/// and its neighbours stand at the same fence.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Stops the guest it was taken from. Clones stop the same guest.
 #[derive(Clone, Debug)]
 pub struct Interrupter {
     switch: Arc<Switch>,
-    engine: WasmtimeEngine,
+    means: Means,
 }
 
+/// How a guest that computes is made to notice.
+#[derive(Clone)]
+pub(crate) enum Means {
+    Fence(Arc<Fence>),
+    Epoch(WasmtimeEngine),
+}
+
+impl fmt::Debug for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fence(_) => "Fence",
+            Self::Epoch(_) => "Epoch",
+        })
+    }
+}
+
+/// What a guest was ordered, and where it is.
 #[derive(Debug, Default)]
-struct Switch {
-    /// One of the states above.
-    state: AtomicU32,
-    /// Whether the guest is inside of a poll that read `state` afterwards.
-    polled: AtomicBool,
+pub(crate) struct Switch {
+    orders: AtomicU32,
+    place: AtomicU32,
     waker: AtomicWaker,
+    urgency: Urgency,
 }
 
 impl Interrupter {
-    pub(crate) fn new(engine: WasmtimeEngine) -> Self {
+    pub(crate) fn new(means: Means) -> Self {
         Self {
             switch: Arc::default(),
-            engine,
+            means,
         }
     }
 
-    /// Ends the guest at its next instruction that can be interrupted; returns at once, the outcome
-    /// follows.
+    /// What the handler of the guest's faults needs.
+    pub(crate) fn switch(&self) -> Arc<Switch> {
+        Arc::clone(&self.switch)
+    }
+
+    /// Ends the guest at its next instruction; returns at once, the outcome follows.
     ///
     /// Before the guest runs it will end without having run; after its end nothing happens.
     pub fn kill(&self) {
-        self.switch.state.store(KILLED, SeqCst);
-        self.enforce();
+        self.order(KILL);
     }
 
-    /// Stops the guest at its next instruction that can be interrupted; returns at once. Nothing happens
-    /// to one that is paused or killed.
+    /// Stops the guest at its next instruction; returns at once. Nothing happens to one that is paused or
+    /// killed.
     ///
-    /// What the host does for it goes on: a sleep runs out, a socket receives.
+    /// What the host does for it goes on: a sleep runs out, a socket receives. The thread that polls a
+    /// guest that computes may stand still until it is resumed, with all else that it was to poll.
     pub fn pause(&self) {
-        if self.change(RUNNING, PAUSED) {
-            self.enforce();
-        }
+        self.order(PAUSE);
     }
 
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
-        if self.change(PAUSED, RUNNING) {
-            self.switch.waker.wake();
-        }
+        self.switch.orders.fetch_and(!PAUSE, SeqCst);
+        self.switch.notify();
     }
 
-    fn change(&self, from: u32, to: u32) -> bool {
-        let change = self.switch.state.compare_exchange(from, to, SeqCst, SeqCst);
-        change.is_ok()
-    }
-
-    fn enforce(&self) {
-        self.switch.waker.wake();
-        for _ in 0..RAISES {
-            if !self.raise() {
-                return;
-            }
-            std::thread::yield_now();
+    fn order(&self, order: u32) {
+        self.switch.orders.fetch_or(order, SeqCst);
+        self.switch.notify();
+        self.use_means(AT_ONCE);
+        if !self.switch.is_defying() {
+            return;
         }
         let persistent = self.clone();
         let thread = std::thread::Builder::new().name("wasi-interrupt".to_owned());
-        let started = thread.spawn(move || persistent.raise_until_over());
+        let started = thread.spawn(move || persistent.insist());
         if started.is_err() {
             // Late is better than never.
-            self.raise_until_over();
+            self.insist();
         }
     }
 
-    /// Raises the epoch if the guest is being polled against an order; whether it was.
-    fn raise(&self) -> bool {
-        let defied = self.switch.polled.load(SeqCst) && self.switch.state.load(SeqCst) != RUNNING;
-        if defied {
-            self.engine.0.increment_epoch();
+    fn insist(&self) {
+        while self.switch.is_defying() {
+            self.use_means(TURN);
+            if self.switch.is_defying() {
+                wait(&self.switch.place, IN, Some(TURN));
+            }
         }
-        defied
     }
 
-    fn raise_until_over(&self) {
-        while self.raise() {
-            std::thread::park_timeout(INTERVAL);
+    /// Makes a guest that computes notice, for at most `time`.
+    fn use_means(&self, time: Duration) {
+        if !self.switch.is_defying() {
+            return;
+        }
+        let switch = &self.switch;
+        match &self.means {
+            Means::Fence(fence) => fence.raise(&switch.place, IN, || {
+                let _urgent = switch.urgency.raise(|| switch.is_defying());
+                wait(&switch.place, IN, Some(time));
+            }),
+            Means::Epoch(engine) => {
+                engine.0.increment_epoch();
+                wait(&self.switch.place, IN, Some(time));
+            }
         }
     }
 
@@ -138,6 +174,47 @@ impl Interrupter {
     }
 }
 
+impl Switch {
+    /// Whether the guest goes on against an order.
+    fn is_defying(&self) -> bool {
+        self.place.load(SeqCst) == IN && self.orders.load(SeqCst) != 0
+    }
+
+    /// The orders have changed.
+    fn notify(&self) {
+        self.waker.wake();
+        wake(&self.orders);
+    }
+
+    fn be(&self, place: u32) {
+        self.place.store(place, SeqCst);
+        wake(&self.place);
+    }
+
+    /// What to do with a guest that faulted at `pc`, at the fence: go on there (`None`), or somewhere
+    /// else. Returns when it may. Async-signal-safe.
+    pub(crate) fn at_fence(&self, fence: &Fence, pc: usize) -> Option<usize> {
+        loop {
+            let orders = self.orders.load(SeqCst);
+            if orders & KILL != 0 {
+                let landing = fence.landing_from(pc);
+                if landing.is_some() {
+                    self.be(DIVERTED);
+                    return landing;
+                }
+            }
+            if orders == 0 || orders & KILL != 0 {
+                fence.wait_down();
+                return None;
+            }
+            self.be(HELD);
+            self.urgency.end();
+            wait(&self.orders, orders, None);
+            self.be(IN);
+        }
+    }
+}
+
 struct Guarded<'a, F> {
     guest: Pin<Box<F>>,
     switch: &'a Switch,
@@ -148,27 +225,37 @@ impl<F: Future> Future for Guarded<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.switch.waker.register(cx.waker());
-        let _polled = Polled::begin(&self.switch.polled);
-        match self.switch.state.load(SeqCst) {
-            KILLED => Poll::Ready(None),
-            PAUSED => Poll::Pending,
-            _ => self.guest.as_mut().poll(cx).map(Some),
+        let polled = Polled::begin(self.switch);
+        let orders = self.switch.orders.load(SeqCst);
+        if orders & KILL != 0 {
+            return Poll::Ready(None);
         }
+        if orders != 0 {
+            return Poll::Pending;
+        }
+        let done = self.guest.as_mut().poll(cx).map(Some);
+        if polled.0.place.load(SeqCst) == DIVERTED {
+            // What it comes to is the trap that it was sent to.
+            return Poll::Ready(None);
+        }
+        done
     }
 }
 
 /// While it lives a poll goes on, be it left by a panic.
-struct Polled<'a>(&'a AtomicBool);
+struct Polled<'a>(&'a Switch);
 
 impl<'a> Polled<'a> {
-    fn begin(polled: &'a AtomicBool) -> Self {
-        polled.store(true, SeqCst);
-        Self(polled)
+    fn begin(switch: &'a Switch) -> Self {
+        switch.urgency.here();
+        switch.be(IN);
+        Self(switch)
     }
 }
 
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        self.0.store(false, SeqCst);
+        self.0.be(OUT);
+        self.0.urgency.end();
     }
 }

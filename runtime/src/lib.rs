@@ -119,17 +119,22 @@
 mod artifact;
 mod cache;
 mod compiler;
+mod divertible;
 mod engine;
 mod entry;
 mod error;
+mod faults;
+mod fence;
 mod folder;
 mod guest;
 mod host;
 mod interrupt;
+mod landing;
 mod limits;
 mod outcome;
 mod prepared;
 mod stdio;
+mod urgency;
 
 pub use artifact::Artifact;
 pub use cache::{Cache, Loaded, Origin};

@@ -79,7 +79,12 @@ fn ready(artifact: &Artifact) -> Running {
 
 #[test]
 fn a_busy_guest_pauses_resumes_and_is_killed_in_either() {
-    let artifact = Fixture::new().wat(&wasm::ready_then(wasm::SPIN));
+    stops_and_goes(&Fixture::new());
+    stops_and_goes(&Fixture::with_epochs());
+}
+
+fn stops_and_goes(fixture: &Fixture) {
+    let artifact = fixture.wat(&wasm::ready_then(wasm::SPIN));
     let running = ready(&artifact);
     pauses_and_resumes(&running);
     assert_eq!(running.kill().outcome, Outcome::Killed);
@@ -91,7 +96,7 @@ fn a_busy_guest_pauses_resumes_and_is_killed_in_either() {
 
     // In the host at most instructions.
     let calling = "(loop $more (drop (call $fdstat (i32.const 1) (i32.const 128))) (br $more))";
-    let running = ready(&Fixture::new().wat(&wasm::ready_then(calling)));
+    let running = ready(&fixture.wat(&wasm::ready_then(calling)));
     pauses_and_resumes(&running);
     assert_eq!(running.kill().outcome, Outcome::Killed);
 
@@ -101,7 +106,7 @@ fn a_busy_guest_pauses_resumes_and_is_killed_in_either() {
         (loop $more
             (drop (call $poll (i32.const 128) (i32.const 256) (i32.const 1) (i32.const 320)))
             (br $more))";
-    let running = ready(&Fixture::new().wat(&wasm::ready_then(sleeping)));
+    let running = ready(&fixture.wat(&wasm::ready_then(sleeping)));
     pauses_and_resumes(&running);
     assert_eq!(running.kill().outcome, Outcome::Killed);
 }

@@ -157,6 +157,21 @@ impl Cgroups {
         }
     }
 
+    /// Puts another thread of a container into the cgroup that [`Self::admit`] made, if it made one: a
+    /// thread is born where the one is that started it, and an exec's was started by none of the
+    /// container's.
+    pub fn enlist(&self, id: &str, thread: u32) {
+        let home = self.lock();
+        for (hierarchy, folder) in home.iter().flat_map(|home| &home.folders) {
+            let guests = guests::folder(hierarchy, folder, id);
+            if let Some(guests) = guests.filter(|guests| guests.is_dir())
+                && let Err(error) = guests::enlist(hierarchy, &guests, thread)
+            {
+                log::warn!("an exec of container {id} does not share its processor time: {error}");
+            }
+        }
+    }
+
     /// Removes what [`Self::admit`] made, when the threads are gone.
     pub fn dismiss(&self, id: &str) {
         let home = self.lock();

@@ -1,7 +1,8 @@
 //! A container, to those who do not drive it: they ask its `driver` and wait for the reply,
-//! or read the last [`Snapshot`] without waiting for anybody.
+//! or read the last [`Snapshot`] of a process without waiting for anybody.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -10,16 +11,19 @@ use containerd_shim_protos::topics;
 use protobuf::MessageField;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use wasi_bundles::Moment;
-use wasi_runtime::Usage;
 
 use crate::Error;
+use crate::announcer::Announcer;
 use crate::confine::Parked;
-use crate::driver::{Ask, Driver, Question};
+use crate::driver::{Ask, Driver, Reply};
 use crate::events::Publisher;
+use crate::exec::Execs;
 use crate::hooks::ContainerHooks;
 use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
+use crate::placement::Placement;
+use crate::process::{Process, Snapshot, View};
 use crate::recover::PidRecord;
-use crate::stats::{self, Consumption};
+use crate::stats::Consumption;
 use crate::stdio::{Holds, StdioPaths};
 
 /// Requests that wait for the driver; more than that and the sender waits.
@@ -42,32 +46,31 @@ pub struct About {
     pub hooks: ContainerHooks,
 }
 
-/// Where a container is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The phase.
-    pub phase: PhaseKind,
-    /// Set when stopped.
-    pub exit: Option<Exit>,
-}
-
 /// A container, to those who do not drive it.
 #[derive(Debug)]
 pub struct Container {
     about: About,
-    usage: Usage,
+    init: Arc<View>,
+    execs: watch::Receiver<Execs>,
     /// The most processor time that was ever told, in nanoseconds: a counter does not go back.
     cpu: AtomicU64,
-    requests: mpsc::Sender<Question>,
-    snapshot: watch::Receiver<Snapshot>,
-    /// Starts come one after the other: the hooks around one run once.
+    /// The most memory that was ever told, in bytes.
+    peak: AtomicU64,
+    requests: mpsc::Sender<Ask>,
+    /// Starts of the init come one after the other: the hooks around one run once.
     starting: Mutex<()>,
 }
 
 impl Container {
     /// Takes over a container whose thread is parked: announces it and drives it from now on.
-    pub async fn drive(about: About, holds: Holds, thread: Parked, events: Publisher) -> Self {
-        let usage = thread.usage();
+    /// `placement` is where the threads of its execs are put, too.
+    pub async fn drive(
+        about: About,
+        holds: Holds,
+        thread: Parked,
+        events: Publisher,
+        placement: Placement,
+    ) -> Self {
         if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
             log::error!("cannot record the pid of container {}: {error}", about.id);
         }
@@ -87,18 +90,18 @@ impl Container {
             .publish(topics::TASK_CREATE_EVENT_TOPIC, &created)
             .await;
         let (sender, requests) = mpsc::channel(QUEUE);
-        let (watched, snapshot) = watch::channel(Snapshot {
-            phase: PhaseKind::Created,
-            exit: None,
-        });
-        let driver = Driver::new(&about, thread, holds, events, watched);
+        let place = thread.place();
+        let (process, init) = Process::new(&about.id, about.stdio.clone(), thread, holds);
+        let tell = Announcer::new(&about.id, events);
+        let (driver, execs) = Driver::new(&about, process, place, tell, placement);
         tokio::spawn(driver.run(requests));
         Self {
             about,
-            usage,
+            init: Arc::new(init),
+            execs,
             cpu: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
             requests: sender,
-            snapshot,
             starting: Mutex::new(()),
         }
     }
@@ -109,69 +112,84 @@ impl Container {
         &self.about
     }
 
-    /// What was true last. Never waits.
+    /// Its init.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        *self.snapshot.borrow()
+    pub fn init(&self) -> &Arc<View> {
+        &self.init
     }
 
-    /// What it uses, or used until its end. Never waits.
+    /// Its execs that were added and not deleted, in no order.
+    #[must_use]
+    pub fn execs(&self) -> Vec<Arc<View>> {
+        self.execs.borrow().by_id.values().cloned().collect()
+    }
+
+    /// A process of it: the init for `None`, otherwise the exec of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub fn process(&self, exec: Option<&str>) -> Result<Arc<View>, Error> {
+        let Some(id) = exec else {
+            return Ok(Arc::clone(&self.init));
+        };
+        let known = self.execs.borrow().by_id.get(id).cloned();
+        known.ok_or_else(|| Error::NotFound {
+            id: exec_name(&self.about.id, id),
+        })
+    }
+
+    /// What it uses, or used until its end, execs included. Never waits.
     #[must_use]
     pub fn consumption(&self) -> Consumption {
-        let exit = self.snapshot().exit;
-        // Between its end and its exit the thread is gone already.
-        let cpu = match exit {
-            Some(exit) => exit.cpu,
-            None => stats::thread_cpu(self.about.pid).unwrap_or_default(),
-        };
+        let exit = self.init.snapshot().exit;
+        let execs = self.execs.borrow().clone();
+        let live = execs.by_id.values();
+        let live: Vec<_> = live.filter(|exec| exec.snapshot().exit.is_none()).collect();
+        // Between its end and its exit a thread is gone already.
+        let own = exit.map_or_else(|| self.init.cpu(), |exit| exit.cpu);
+        let cpu = live.iter().map(|exec| exec.cpu()).sum::<Duration>() + own + execs.cpu;
         let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
         let cpu = self.cpu.fetch_max(cpu, Relaxed).max(cpu);
+        let more: u64 = live.iter().map(|exec| exec.usage().memory()).sum();
+        let memory = self.init.usage().memory() + more;
+        let peak = self.init.usage().peak().max(memory);
         Consumption {
             cpu: Duration::from_nanos(cpu),
-            memory: self.usage.memory(),
-            peak: self.usage.peak(),
+            memory,
+            peak: self.peak.fetch_max(peak, Relaxed).max(peak),
             limit: self.about.memory_limit,
-            threads: u64::from(exit.is_none()),
-            oom: exit.is_some_and(|exit| exit.oom),
+            threads: u64::from(exit.is_none()) + live.len() as u64,
+            oom: execs.oom || exit.is_some_and(|exit| exit.oom),
         }
     }
 
-    /// Waits until the container has ended, or answers at once if it has.
+    /// Lets a guest run; that of the init with the hooks before and after that.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when it is deleted meanwhile without having ended, which only a bug can do.
-    pub async fn exited(&self) -> Result<Exit, Error> {
-        let mut snapshot = self.snapshot.clone();
-        let ended = snapshot.wait_for(|now| now.exit.is_some()).await;
-        ended
-            .ok()
-            .and_then(|now| now.exit)
-            .ok_or_else(|| self.gone())
-    }
-
-    /// Lets the guest run, with the hooks before and after that.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it; [`Error::Hook`], which has
-    /// ended the container.
-    pub async fn start(&self) -> Result<(), Error> {
+    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it, for an exec also as
+    /// [`may_exec`](crate::lifecycle::may_exec) has it; [`Error::NotFound`] without such an exec;
+    /// [`Error::Hook`], which has ended the container.
+    pub async fn start(&self, exec: Option<String>) -> Result<(), Error> {
+        if exec.is_some() {
+            return self.lifecycle(exec, Request::Start).await.map(drop);
+        }
         let _starting = self.starting.lock().await;
         let (hooks, pid) = (&self.about.hooks, self.about.pid);
-        if self.snapshot().phase == PhaseKind::Created {
+        if self.init.snapshot().phase == PhaseKind::Created {
             let hooked = tokio::select! {
                 hooked = hooks.run(Moment::StartContainer, pid) => hooked,
                 // Killed meanwhile, and the hook with it: the driver says what that means for Start.
-                _ = self.exited() => Ok(()),
+                _ = self.init.exited() => Ok(()),
             };
             if let Err(error) = hooked {
                 // As the specification wants it; if it has ended already, all the better.
-                drop(self.kill(Signal::KILL).await);
+                drop(self.kill(None, Signal::KILL).await);
                 return Err(error);
             }
         }
-        self.ask(Ask::Lifecycle(Request::Start)).await?;
+        self.lifecycle(None, Request::Start).await?;
         hooks.run_and_log(Moment::Poststart, pid).await;
         Ok(())
     }
@@ -180,14 +198,21 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it.
-    pub async fn kill(&self, signal: Signal) -> Result<(), Error> {
-        self.ask(Ask::Lifecycle(Request::Kill(signal)))
-            .await
-            .map(drop)
+    /// As [`Self::start`].
+    pub async fn kill(&self, exec: Option<String>, signal: Signal) -> Result<(), Error> {
+        self.lifecycle(exec, Request::Kill(signal)).await.map(drop)
     }
 
-    /// Stops the guest where it is, or lets it go on.
+    /// Delivers a signal to the init and to all execs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the signal to the init.
+    pub async fn kill_all(&self, signal: Signal) -> Result<(), Error> {
+        self.ask(|reply| Ask::KillAll { signal, reply }).await
+    }
+
+    /// Stops all guests where they are, or lets them go on.
     ///
     /// # Errors
     ///
@@ -198,16 +223,17 @@ impl Container {
         } else {
             Request::Resume
         };
-        self.ask(Ask::Lifecycle(request)).await.map(drop)
+        self.lifecycle(None, request).await.map(drop)
     }
 
-    /// Ends what is left of the container, and its driver. Of several that ask at once one succeeds.
+    /// Ends what is left of the container, and its driver; or of an exec. Of several that ask at once
+    /// one succeeds.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] while it runs, [`Error::NotFound`] when it is deleted already.
-    pub async fn delete(&self) -> Result<Exit, Error> {
-        let last = self.ask(Ask::Lifecycle(Request::Delete)).await?;
+    pub async fn delete(&self, exec: Option<String>) -> Result<Exit, Error> {
+        let last = self.lifecycle(exec, Request::Delete).await?;
         last.exit.ok_or_else(|| self.gone())
     }
 
@@ -215,24 +241,25 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the container is deleted.
-    pub async fn close_stdin(&self) -> Result<(), Error> {
-        self.ask(Ask::CloseStdin).await.map(drop)
+    /// [`Error::NotFound`] when the container or the exec is deleted.
+    pub async fn close_stdin(&self, exec: Option<String>) -> Result<(), Error> {
+        self.ask(|reply| Ask::CloseStdin { exec, reply }).await
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Snapshot, Error> {
+    async fn lifecycle(&self, exec: Option<String>, request: Request) -> Result<Snapshot, Error> {
+        let ask = |reply| Ask::Lifecycle {
+            exec,
+            request,
+            reply,
+        };
+        self.ask(ask).await
+    }
+
+    pub(crate) async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.requests
-            .send((ask, reply))
-            .await
-            .map_err(|_| self.gone())?;
-        answer
-            .await
-            .map_err(|_| self.gone())?
-            .map_err(|refusal| Error::Refused {
-                id: self.about.id.clone(),
-                refusal,
-            })
+        let asked = self.requests.send(ask(reply)).await;
+        asked.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())?
     }
 
     fn gone(&self) -> Error {
@@ -240,4 +267,9 @@ impl Container {
             id: self.about.id.clone(),
         }
     }
+}
+
+/// What an exec is called in errors.
+pub(crate) fn exec_name(container: &str, exec: &str) -> String {
+    format!("{container}, exec {exec}")
 }

@@ -99,7 +99,7 @@ impl Containers {
             &bundle,
             plan.hooks().clone(),
             &plan.process().user,
-            &capabilities(&bundle),
+            plan.process().capabilities.as_deref().unwrap_or_default(),
             self.placement.origin(),
         );
         hooks.owe_poststop()?;
@@ -129,7 +129,6 @@ impl Containers {
         let (checkpoint, hooked) = hooks.create();
         let birth = Birth {
             plan,
-            capabilities: capabilities(&bundle),
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
@@ -177,7 +176,8 @@ impl Containers {
             memory_limit,
             hooks,
         };
-        let container = Container::drive(about, holds, thread, self.events.clone()).await;
+        let (events, placement) = (self.events.clone(), self.placement.clone());
+        let container = Container::drive(about, holds, thread, events, placement).await;
         let id = container.about().id.clone();
         let (container, wanted) = reservation.fill(container);
         if !wanted {
@@ -217,7 +217,7 @@ impl Containers {
         }
         let container = self.get(id)?;
         let pid = container.about().pid;
-        let deleted = container.delete().await;
+        let deleted = container.delete(None).await;
         if deleted.is_ok() {
             // Nobody reaches it any more, and the shim does not go before all is done.
             self.slots().insert(id.to_owned(), Slot::Leaving);
@@ -337,13 +337,4 @@ fn layers(mounts: &[RootfsMount], bundle: &Bundle, plan: &Plan) -> Result<Vec<Mo
         })
         .collect::<Result<_, _>>()
         .map_err(Error::Bundle)
-}
-
-/// The names of the process's effective capabilities.
-fn capabilities(bundle: &Bundle) -> Vec<String> {
-    let process = bundle.spec().process().as_ref();
-    let capabilities = process.and_then(|process| process.capabilities().as_ref());
-    let effective = capabilities.and_then(|capabilities| capabilities.effective().as_ref());
-    let names = effective.into_iter().flatten();
-    names.map(ToString::to_string).collect()
 }

@@ -1,274 +1,353 @@
 //! The driver of one container, from Create to Delete. This is the file to read.
 //!
-//! It is the only writer: it owns the phase with all that the container has in it, takes one request at a
-//! time, asks [`decide`] what to do about it, and does it. Others hold a
+//! It is the only writer: it owns the container's processes, the init and the execs, takes one request at
+//! a time, asks [`decide`] what to do about it, and does it. Others hold a
 //! [`Container`](crate::container::Container).
 //!
 //! Events are queued in this order: TaskCreate before the container can be asked for anything, TaskStart
 //! before the guest is released, TaskExit once, when its thread is gone and its exit is on disk; who waits
-//! for the exit is woken after that.
+//! for the exit is woken after that. For an exec it is the same with TaskExecAdded and TaskExecStarted, and
+//! its TaskExit comes before the init's, which is the container's last: [`Driver::exit`] ends all execs
+//! first, and from there on [`may_exec`] lets no other in.
 
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::task::Poll;
 
-use containerd_shim_protos::events::task::{TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart};
-use containerd_shim_protos::topics;
-use protobuf::MessageField;
 use tokio::sync::{mpsc, oneshot, watch};
-use wasi_runtime::Outcome;
 
-use crate::confine::{Ended, Parked, Running};
-use crate::container::{About, Snapshot};
-use crate::events::{Publisher, timestamp};
+use crate::Error;
+use crate::announcer::Announcer;
+use crate::confine::Ended;
+use crate::container::{About, exec_name};
+use crate::exec::{Execs, Newborn, Reservation, Reservations};
 use crate::lifecycle::{
-    Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, exit_status,
+    Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, may_exec,
 };
+use crate::place::Place;
+use crate::placement::Placement;
+use crate::process::{Process, Snapshot};
 use crate::recover::ExitRecord;
-use crate::stdio::Holds;
 
-/// What is asked, and where the answer goes.
-pub(crate) type Question = (Ask, oneshot::Sender<Result<Snapshot, Refusal>>);
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
-/// What can be asked of the driver.
-#[derive(Debug)]
+/// What can be asked of the driver. `exec` is an exec's id, `None` for the init.
 pub(crate) enum Ask {
-    Lifecycle(Request),
-    CloseStdin,
+    Lifecycle {
+        exec: Option<String>,
+        request: Request,
+        reply: Reply<Snapshot>,
+    },
+    /// A signal to the init and to all execs.
+    KillAll { signal: Signal, reply: Reply<()> },
+    CloseStdin {
+        exec: Option<String>,
+        reply: Reply<()>,
+    },
+    /// Take an id for an exec to come.
+    Reserve {
+        id: String,
+        reply: Reply<(Reservation, Arc<Place>)>,
+    },
+    /// Take over an exec.
+    Add {
+        exec: Box<Newborn>,
+        reply: Reply<()>,
+    },
 }
 
 /// Owns the container.
 pub(crate) struct Driver {
     id: String,
     bundle: PathBuf,
-    pid: u32,
-    phase: Phase,
-    holds: Holds,
-    events: Publisher,
-    snapshot: watch::Sender<Snapshot>,
-}
-
-/// A phase, with what exists in it and nowhere else.
-enum Phase {
-    Created(Parked),
-    Running(Guest),
-    Stopped,
-    /// Between two phases, within one method of the driver.
-    Changing,
-}
-
-/// A guest that was released.
-struct Guest {
-    thread: Running,
-    paused: bool,
-    /// The first signal that was meant to end it.
-    ended_by: Option<Signal>,
+    init: Process,
+    execs: HashMap<String, Process>,
+    reservations: Reservations,
+    /// Until the end of the init.
+    place: Option<Arc<Place>>,
+    tell: Announcer,
+    placement: Placement,
+    /// The execs, as others see them.
+    seen: watch::Sender<Execs>,
 }
 
 impl Driver {
-    /// The driver of a container whose thread is parked.
+    /// The driver of a container whose init is parked, and its execs, of which there are none yet.
     pub(crate) fn new(
         about: &About,
-        thread: Parked,
-        holds: Holds,
-        events: Publisher,
-        snapshot: watch::Sender<Snapshot>,
-    ) -> Self {
-        Self {
+        init: Process,
+        place: Arc<Place>,
+        tell: Announcer,
+        placement: Placement,
+    ) -> (Self, watch::Receiver<Execs>) {
+        let (seen, execs) = watch::channel(Execs::default());
+        let driver = Self {
             id: about.id.clone(),
             bundle: about.bundle.clone(),
-            pid: about.pid,
-            phase: Phase::Created(thread),
-            holds,
-            events,
-            snapshot,
-        }
+            init,
+            execs: HashMap::new(),
+            reservations: Reservations::default(),
+            place: Some(place),
+            tell,
+            placement,
+            seen,
+        };
+        (driver, execs)
     }
 
     /// Drives until the container is deleted.
-    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Question>) {
+    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Ask>) {
         loop {
-            let (ask, reply) = tokio::select! {
+            let ask = tokio::select! {
                 biased;
-                end = ended(&mut self.phase) => {
-                    self.stop(end).await;
+                (exec, end) = self.next_end() => {
+                    self.ended(exec, end).await;
                     continue;
                 }
-                request = requests.recv() => match request {
-                    Some(request) => request,
+                ask = requests.recv() => match ask {
+                    Some(ask) => ask,
                     // The shim gives the container up: a thread that runs ends with the process.
                     None => return,
                 },
             };
-            let (answer, deleted) = match ask {
-                Ask::CloseStdin => {
-                    self.holds.close_stdin();
-                    (Ok(()), false)
-                }
-                Ask::Lifecycle(request) => match decide(self.kind(), request) {
-                    Verdict::Do => {
-                        self.carry_out(request).await;
-                        (Ok(()), request == Request::Delete)
+            // A client that has gone away does not mind that nobody listens to the answer.
+            match ask {
+                Ask::Lifecycle {
+                    exec,
+                    request,
+                    reply,
+                } => {
+                    let answer = self.lifecycle(exec.as_deref(), request).await;
+                    let deleted = exec.is_none() && request == Request::Delete && answer.is_ok();
+                    if deleted {
+                        // Before the reply: who is told that it is gone shall not reach it any more.
+                        requests.close();
                     }
-                    Verdict::Ignore => (Ok(()), false),
-                    Verdict::Refuse(refusal) => (Err(refusal), false),
-                },
-            };
-            if deleted {
-                // Before the reply: who is told that it is gone shall not reach it any more.
-                requests.close();
-            }
-            // A client that has gone away does not mind.
-            let _ = reply.send(answer.map(|()| *self.snapshot.borrow()));
-            if deleted {
-                return;
+                    drop(reply.send(answer));
+                    if deleted {
+                        return;
+                    }
+                }
+                Ask::KillAll { signal, reply } => {
+                    drop(reply.send(self.kill_all(signal).await));
+                }
+                Ask::CloseStdin { exec, reply } => {
+                    let process = self.process(exec.as_deref());
+                    drop(reply.send(process.map(|process| process.holds.close_stdin())));
+                }
+                Ask::Reserve { id, reply } => {
+                    drop(reply.send(self.reserve(&id)));
+                }
+                Ask::Add { exec, reply } if reply.is_closed() => exec.thread.discard().await,
+                Ask::Add { exec, reply } => {
+                    drop(reply.send(self.add(*exec).await));
+                }
             }
         }
     }
 
-    fn kind(&self) -> PhaseKind {
-        match self.phase {
-            Phase::Created(_) => PhaseKind::Created,
-            Phase::Running(Guest { paused: false, .. }) => PhaseKind::Running,
-            Phase::Running(Guest { paused: true, .. }) => PhaseKind::Paused,
-            Phase::Stopped | Phase::Changing => PhaseKind::Stopped,
+    /// The next process that ends by itself or because it was told to. Execs come first: one that ends
+    /// at the same time as the init has ended by itself.
+    async fn next_end(&mut self) -> (Option<String>, Option<Ended>) {
+        poll_fn(|cx| {
+            for (id, exec) in &mut self.execs {
+                if let Poll::Ready(end) = exec.poll_ended(cx) {
+                    return Poll::Ready((Some(id.clone()), end));
+                }
+            }
+            self.init.poll_ended(cx).map(|end| (None, end))
+        })
+        .await
+    }
+
+    /// Decides and carries out. The last snapshot is the answer, also when there is nothing to do.
+    async fn lifecycle(&mut self, exec: Option<&str>, request: Request) -> Result<Snapshot, Error> {
+        let process = self.process(exec)?;
+        let verdict = decide(process.kind(), request);
+        if exec.is_some() && verdict == Verdict::Do && request == Request::Start {
+            may_exec(self.init.kind()).map_err(|refusal| self.refused(None, refusal))?;
+        }
+        match verdict {
+            Verdict::Do => self.carry_out(exec, request).await,
+            Verdict::Ignore => Ok(self.process(exec)?.snapshot()),
+            Verdict::Refuse(refusal) => Err(self.refused(exec, refusal)),
         }
     }
 
     /// Does what was decided; the pair of phase and request is a legal one.
-    async fn carry_out(&mut self, request: Request) {
-        match (std::mem::replace(&mut self.phase, Phase::Changing), request) {
-            (Phase::Created(thread), Request::Start) => {
-                let started = TaskStart {
-                    container_id: self.id.clone(),
-                    pid: self.pid,
-                    ..TaskStart::default()
-                };
-                self.events
-                    .publish(topics::TASK_START_EVENT_TOPIC, &started)
-                    .await;
-                self.phase = Phase::Running(Guest {
-                    thread: thread.release(),
-                    paused: false,
-                    ended_by: None,
-                });
-                self.show(None);
-            }
-            (Phase::Created(thread), Request::Kill(signal)) => {
-                thread.discard().await;
-                self.exit(Exit::unborn(signal)).await;
-            }
-            (Phase::Created(thread), Request::Delete) => {
-                thread.discard().await;
-                self.exit(Exit::unborn(Signal::KILL)).await;
-            }
-            (Phase::Running(mut guest), Request::Kill(signal)) => match signal.effect() {
-                Effect::End => {
-                    guest.thread.interrupter().kill();
-                    guest.ended_by.get_or_insert(signal);
-                    self.phase = Phase::Running(guest);
-                }
-                Effect::Pause => self.pause(guest, true).await,
-                Effect::Resume => self.pause(guest, false).await,
-                Effect::Nothing => self.phase = Phase::Running(guest),
+    async fn carry_out(&mut self, exec: Option<&str>, request: Request) -> Result<Snapshot, Error> {
+        match request {
+            Request::Start => self.start(exec).await?,
+            Request::Kill(signal) => match signal.effect() {
+                Effect::End if self.is_parked(exec)? => self.end(exec, signal).await?,
+                Effect::End => self.process(exec)?.kill(signal),
+                Effect::Pause => self.pause(exec, true).await?,
+                Effect::Resume => self.pause(exec, false).await?,
+                Effect::Nothing => {}
             },
-            (Phase::Running(guest), Request::Pause) => self.pause(guest, true).await,
-            (Phase::Running(guest), Request::Resume) => self.pause(guest, false).await,
-            // Delete of a stopped container: the driver ends. The rest was refused.
-            (phase, _) => self.phase = phase,
+            Request::Pause => self.pause(exec, true).await?,
+            Request::Resume => self.pause(exec, false).await?,
+            Request::Delete => {
+                self.end(exec, Signal::KILL).await?;
+                let last = self.process(exec)?.snapshot();
+                if let Some(id) = exec {
+                    self.execs.remove(id);
+                    self.seen.send_modify(|seen| drop(seen.by_id.remove(id)));
+                }
+                return Ok(last);
+            }
         }
+        Ok(self.process(exec)?.snapshot())
     }
 
-    async fn pause(&mut self, mut guest: Guest, paused: bool) {
-        let container_id = self.id.clone();
-        guest.paused = paused;
-        if paused {
-            guest.thread.interrupter().pause();
-            let event = TaskPaused {
-                container_id,
-                ..TaskPaused::default()
-            };
-            let topic = topics::TASK_PAUSED_EVENT_TOPIC;
-            self.events.publish(topic, &event).await;
-        } else {
-            guest.thread.interrupter().resume();
-            let event = TaskResumed {
-                container_id,
-                ..TaskResumed::default()
-            };
-            let topic = topics::TASK_RESUMED_EVENT_TOPIC;
-            self.events.publish(topic, &event).await;
+    async fn start(&mut self, exec: Option<&str>) -> Result<(), Error> {
+        let pid = self.process(exec)?.pid;
+        self.tell.started(exec, pid).await;
+        self.process(exec)?.release();
+        Ok(())
+    }
+
+    /// An exec alone, or the container with all its execs. There are events for the latter only.
+    async fn pause(&mut self, exec: Option<&str>, paused: bool) -> Result<(), Error> {
+        self.process(exec)?.stop(paused);
+        if exec.is_some() {
+            return Ok(());
         }
-        self.phase = Phase::Running(guest);
-        self.show(None);
+        for exec in self.execs.values_mut() {
+            exec.freeze(paused);
+        }
+        self.tell.paused(paused).await;
+        Ok(())
     }
 
-    /// Shows the phase to those who do not drive.
-    fn show(&self, exit: Option<Exit>) {
-        self.snapshot.send_replace(Snapshot {
-            phase: self.kind(),
-            exit,
-        });
+    /// The init decides about the answer; an exec that has nothing to do for the signal does not matter.
+    async fn kill_all(&mut self, signal: Signal) -> Result<(), Error> {
+        let request = Request::Kill(signal);
+        if let Verdict::Refuse(refusal) = decide(self.init.kind(), request) {
+            return Err(self.refused(None, refusal));
+        }
+        let execs: Vec<_> = self.execs.keys().cloned().collect();
+        for exec in execs {
+            drop(self.lifecycle(Some(&exec), request).await);
+        }
+        self.lifecycle(None, request).await.map(drop)
     }
 
-    /// The guest has ended.
-    async fn stop(&mut self, end: Option<Ended>) {
-        let Phase::Running(guest) = std::mem::replace(&mut self.phase, Phase::Changing) else {
+    fn reserve(&mut self, id: &str) -> Result<(Reservation, Arc<Place>), Error> {
+        may_exec(self.init.kind()).map_err(|refusal| self.refused(None, refusal))?;
+        let place = self.place.as_ref().map(Arc::clone);
+        let place = place.ok_or_else(|| self.refused(None, Refusal::NoHome))?;
+        let free = !self.execs.contains_key(id);
+        let reserved = free.then(|| self.reservations.reserve(id)).flatten();
+        let reserved = reserved.ok_or_else(|| Error::AlreadyExists {
+            id: exec_name(&self.id, id),
+        })?;
+        Ok((reserved, place))
+    }
+
+    /// Takes over an exec, unless the container has ended, or was paused, meanwhile.
+    async fn add(&mut self, exec: Newborn) -> Result<(), Error> {
+        if let Err(refusal) = may_exec(self.init.kind()) {
+            exec.thread.discard().await;
+            return Err(self.refused(None, refusal));
+        }
+        let Newborn {
+            id,
+            stdio,
+            holds,
+            thread,
+            reservation,
+        } = exec;
+        // Here, where the container cannot go meanwhile, and its cgroup with it.
+        self.placement.enlist(&self.id, thread.pid()).await;
+        let (process, view) = Process::new(&id, stdio, thread, holds);
+        self.tell.added(&id).await;
+        self.execs.insert(id.clone(), process);
+        self.seen
+            .send_modify(|seen| drop(seen.by_id.insert(id, Arc::new(view))));
+        drop(reservation);
+        Ok(())
+    }
+
+    /// A guest has ended.
+    async fn ended(&mut self, exec: Option<String>, end: Option<Ended>) {
+        let Ok(process) = self.process(exec.as_deref()) else {
             return;
         };
-        guest.thread.join().await;
-        let (outcome, cpu) = end.map_or((None, Duration::ZERO), |end| (Some(end.outcome), end.cpu));
-        match &outcome {
-            Some(Outcome::OutOfMemory { limit }) => {
-                log::warn!(
-                    "container {} reached its memory limit of {limit} bytes",
-                    self.id
-                );
-                let oom = TaskOOM {
-                    container_id: self.id.clone(),
-                    ..TaskOOM::default()
-                };
-                self.events
-                    .publish(topics::TASK_OOM_EVENT_TOPIC, &oom)
-                    .await;
-            }
-            None => log::error!("container {} was lost to a panic", self.id),
-            Some(Outcome::Exited(_) | Outcome::Trapped { .. } | Outcome::Killed) => {}
+        if let Some(exit) = process.finish(end).await {
+            self.exit(exec.as_deref(), exit).await;
         }
-        let exit = Exit {
-            status: exit_status(outcome.as_ref(), guest.ended_by),
-            at: SystemTime::now(),
-            cpu,
-            oom: matches!(outcome, Some(Outcome::OutOfMemory { .. })),
-        };
-        self.exit(exit).await;
     }
 
-    /// The one place where a container gets its exit.
-    async fn exit(&mut self, exit: Exit) {
-        self.holds = Holds::default();
-        if let Err(error) = ExitRecord::new(self.pid, &exit).write(&self.bundle) {
+    /// Ends a process that has not ended yet, and waits for that.
+    async fn end(&mut self, exec: Option<&str>, signal: Signal) -> Result<(), Error> {
+        if let Some(exit) = self.process(exec)?.end(signal).await {
+            self.exit(exec, exit).await;
+        }
+        Ok(())
+    }
+
+    /// A process has its exit.
+    async fn exit(&mut self, exec: Option<&str>, exit: Exit) {
+        if let Some(id) = exec {
+            return self.exit_exec(id, exit).await;
+        }
+        let execs: Vec<_> = self.execs.keys().cloned().collect();
+        // All at once, then one after the other.
+        for exec in self.execs.values_mut() {
+            exec.kill(Signal::KILL);
+        }
+        for id in execs {
+            let exec = self.execs.get_mut(&id);
+            if let Some(exec) = exec
+                && let Some(exit) = exec.end(Signal::KILL).await
+            {
+                self.exit_exec(&id, exit).await;
+            }
+        }
+        if let Some(place) = self.place.take() {
+            place.leave().await;
+        }
+        if let Err(error) = ExitRecord::new(self.init.pid, &exit).write(&self.bundle) {
             log::error!("cannot record the exit of container {}: {error}", self.id);
         }
-        let exited = TaskExit {
-            container_id: self.id.clone(),
-            id: self.id.clone(),
-            pid: self.pid,
-            exit_status: exit.status,
-            exited_at: MessageField::some(timestamp(exit.at)),
-            ..TaskExit::default()
-        };
-        self.events
-            .publish(topics::TASK_EXIT_EVENT_TOPIC, &exited)
-            .await;
-        self.phase = Phase::Stopped;
-        self.show(Some(exit));
+        self.tell.exited(None, self.init.pid, &exit).await;
+        self.init.bury(exit);
     }
-}
 
-/// Waits for the end of a guest that runs, and for ever in any other phase.
-async fn ended(phase: &mut Phase) -> Option<Ended> {
-    match phase {
-        Phase::Running(guest) => guest.thread.ended().await,
-        Phase::Created(_) | Phase::Stopped | Phase::Changing => std::future::pending().await,
+    async fn exit_exec(&mut self, id: &str, exit: Exit) {
+        let Some(exec) = self.execs.get_mut(id) else {
+            return;
+        };
+        let pid = exec.pid;
+        self.tell.exited(Some(id), pid, &exit).await;
+        self.seen.send_modify(|seen| {
+            seen.cpu += exit.cpu;
+            seen.oom |= exit.oom;
+        });
+        if let Some(exec) = self.execs.get_mut(id) {
+            exec.bury(exit);
+        }
+    }
+
+    fn is_parked(&mut self, exec: Option<&str>) -> Result<bool, Error> {
+        Ok(self.process(exec)?.kind() == PhaseKind::Created)
+    }
+
+    fn process(&mut self, exec: Option<&str>) -> Result<&mut Process, Error> {
+        let Some(id) = exec else {
+            return Ok(&mut self.init);
+        };
+        self.execs.get_mut(id).ok_or_else(|| Error::NotFound {
+            id: exec_name(&self.id, id),
+        })
+    }
+
+    fn refused(&self, exec: Option<&str>, refusal: Refusal) -> Error {
+        let id = exec.map_or_else(|| self.id.clone(), |exec| exec_name(&self.id, exec));
+        Error::Refused { id, refusal }
     }
 }

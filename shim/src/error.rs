@@ -41,6 +41,29 @@ pub enum Error {
     /// The bundle or what it names is unusable.
     #[error(transparent)]
     Bundle(#[from] wasi_bundles::Error),
+    /// What an exec names is no program that can be run here.
+    #[error("exec failed: {program:?}: {reason}")]
+    Exec {
+        /// The program, as it was named.
+        program: String,
+        /// The words of Linux for it, by which clients choose between the exit codes 126 and 127.
+        reason: &'static str,
+        /// Why, in words of ours.
+        #[source]
+        source: Box<wasi_bundles::Error>,
+    },
+    /// An exec without an id, which means the init everywhere else.
+    #[error("exec failed: the request names no exec id")]
+    NoExecId,
+    /// The working directory of an exec.
+    #[error("exec failed: cannot use {path} as the working directory")]
+    WorkingDirectory {
+        /// The directory, inside the container.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The program cannot be run.
     #[error("cannot run {path}")]
     Program {
@@ -138,6 +161,30 @@ impl Error {
         }
     }
 
+    /// What is wrong with the program of an exec. Clients look for the words that runc says (moby
+    /// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
+    pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
+        use wasi_bundles::Error as Why;
+        let reason = if matches!(source, Why::NoEntrypoint { .. }) {
+            if program.contains('/') {
+                "no such file or directory"
+            } else {
+                "executable file not found in $PATH"
+            }
+        } else if matches!(source, Why::NotWasm { .. }) {
+            "exec format error"
+        } else if matches!(source, Why::NotAFile { .. }) {
+            "permission denied"
+        } else {
+            "cannot be executed"
+        };
+        Self::Exec {
+            program: program.to_owned(),
+            reason,
+            source: Box::new(source),
+        }
+    }
+
     /// The ttrpc code that containerd's clients tell failures by.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -149,11 +196,18 @@ impl Error {
                 Refusal::AlreadyStarted
                 | Refusal::NotStartable
                 | Refusal::StillRunning
-                | Refusal::NotRunning => Code::FAILED_PRECONDITION,
+                | Refusal::NotRunning
+                | Refusal::Paused
+                | Refusal::NoHome => Code::FAILED_PRECONDITION,
+                Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
             Self::Abandoned { .. } => Code::ABORTED,
-            Self::Bundle(_) | Self::MountSource { .. } => Code::INVALID_ARGUMENT,
+            Self::Exec { .. } => Code::FAILED_PRECONDITION,
+            Self::Bundle(_)
+            | Self::MountSource { .. }
+            | Self::NoExecId
+            | Self::WorkingDirectory { .. } => Code::INVALID_ARGUMENT,
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
             | Self::Engine(_)
@@ -234,6 +288,48 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exec_fails_in_words_that_clients_know() {
+        let missing = |path: &str| wasi_bundles::Error::NoEntrypoint {
+            path: path.to_owned(),
+            tried: vec![path.to_owned()],
+        };
+        let script = wasi_bundles::Error::NotWasm {
+            path: "/a".to_owned(),
+            what: wasi_bundles::NotWasm::Script,
+        };
+        let folder = wasi_bundles::Error::NotAFile {
+            path: "/a".to_owned(),
+            what: "a directory",
+        };
+        for (name, source, words) in [
+            (
+                "a",
+                missing("a"),
+                r#"exec failed: "a": executable file not found in $PATH: the container has no file"#,
+            ),
+            (
+                "/a",
+                missing("/a"),
+                r#"exec failed: "/a": no such file or directory: "#,
+            ),
+            (
+                "a",
+                script,
+                r#"exec failed: "a": exec format error: /a is a script"#,
+            ),
+            (
+                "/a",
+                folder,
+                r#"exec failed: "/a": permission denied: /a is a directory"#,
+            ),
+        ] {
+            let error = Error::exec(name, source);
+            assert!(error.text().starts_with(words), "{}", error.text());
+            assert_eq!(error.code(), Code::FAILED_PRECONDITION);
+        }
+    }
 
     #[test]
     fn causes_are_told_once() {

@@ -2,17 +2,16 @@
 
 use std::os::fd::OwnedFd;
 
-use wasi_bundles::Plan;
+use wasi_bundles::{Plan, Process};
 use wasi_runtime::{Guest, Limits, Preopen};
 
 use crate::stdio::GuestStdio;
 
-/// The guest of `plan`, whose root directory is `root`.
+/// The guest that is `process` in the container of `plan`, whose root directory is `root`.
 ///
 /// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
 #[must_use]
-pub fn guest(plan: &Plan, root: OwnedFd, stdio: GuestStdio) -> Guest {
-    let process = plan.process();
+pub fn guest(plan: &Plan, process: &Process, root: OwnedFd, stdio: GuestStdio) -> Guest {
     Guest {
         args: process.args.clone(),
         env: process.env.clone(),

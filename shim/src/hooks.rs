@@ -80,7 +80,7 @@ fn status(moment: Moment) -> &'static str {
 
 impl ContainerHooks {
     /// The hooks of the container `id`. `user` and `capabilities` (the names of the effective ones) are
-    /// who it is; `origin` is the cgroup that its hooks shall not be in the container's instead of.
+    /// who it is; `origin` is the cgroup that its hooks shall be in instead of the container's.
     #[must_use]
     pub fn new(
         id: &str,

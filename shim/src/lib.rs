@@ -2,12 +2,13 @@
 //!
 //! containerd runs the binary with `start`, which leaves a daemon behind ([`daemon`], [`serve`]). The
 //! daemon answers the Task API on its socket ([`services`]). A container is a thread of the daemon
-//! ([`confine`]), driven by one task (`driver`) that asks a pure policy ([`lifecycle`]) what may
+//! ([`confine`]), and one more for each exec in it ([`exec`]), driven by one task (`driver`) that asks a pure policy ([`lifecycle`]) what may
 //! happen, and tells containerd what did ([`events`]). `delete` cleans up after a shim that is gone
 //! ([`recover`]). `compile`, which people call, fills the cache ahead of all that ([`warm`]).
 //!
 //! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
 
+mod announcer;
 pub mod bootstrap;
 pub mod cgroup;
 pub mod confine;
@@ -18,6 +19,7 @@ pub mod daemon;
 mod driver;
 mod error;
 pub mod events;
+pub mod exec;
 pub mod flags;
 pub mod guest;
 pub mod hooks;
@@ -26,7 +28,9 @@ pub mod logger;
 pub mod names;
 pub mod namespaces;
 pub mod oom_score;
+pub mod place;
 pub mod placement;
+pub mod process;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;

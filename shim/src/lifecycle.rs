@@ -18,6 +18,10 @@
 //! | Pause               | not running        | do              | nothing         | not running        |
 //! | Resume              | not running        | nothing         | do              | not running        |
 //! | Delete              | do: exit 137 first | still running   | still running   | do                 |
+//!
+//! The init and each exec have a phase of their own, to which this table applies. A container that is
+//! paused has its execs paused with it; its end is theirs, and theirs come first. So the phase of the init
+//! decides, too, whether an exec can be added or started ([`may_exec`]).
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -93,23 +97,39 @@ pub enum Refusal {
     AlreadyFinished,
     /// Pause or resume of a container without a running guest.
     NotRunning,
+    /// An exec in a paused container.
+    Paused,
+    /// An exec in a stopped container.
+    NoHome,
+    /// Kill with a number that is no signal's.
+    NoSuchSignal(u32),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NoSuchSignal(number) => {
+                return write!(
+                    f,
+                    "was sent {number}, which is no signal; there are 1 to 64"
+                );
+            }
             Self::AlreadyStarted => "is running already",
             Self::NotStartable => "has ended and cannot be started again; create a new one",
             Self::StillRunning => "is running; stop it before deleting it",
             // containerd's clients look for these words (client `task.go`, CRI `errdefs`).
             Self::AlreadyFinished => "has ended: process already finished",
             Self::NotRunning => "is not running",
+            Self::Paused => "is paused; nothing can be executed in it until it is resumed",
+            Self::NoHome => "has ended; nothing can be executed in it",
         })
     }
 }
 
 impl Signal {
     pub(crate) const KILL: Self = Self(9);
+    /// The largest number of a signal: `SIGRTMAX` of Linux.
+    const MAX: u32 = 64;
 
     /// What it comes to: STOP and CONT pause and resume; HUP, INT, QUIT, KILL and TERM end the guest,
     /// which has no handler for any; all others do nothing.
@@ -121,6 +141,12 @@ impl Signal {
             19 => Effect::Pause,
             _ => Effect::Nothing,
         }
+    }
+
+    /// Whether kill(2) takes it. 0 asks only whether there is anything to signal.
+    #[must_use]
+    pub fn exists(self) -> bool {
+        self.0 <= Self::MAX
     }
 
     /// The exit status of a process that it ended.
@@ -139,6 +165,9 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
         (P::Running | P::Paused, R::Start) => Verdict::Refuse(Refusal::AlreadyStarted),
         (P::Stopped, R::Start) => Verdict::Refuse(Refusal::NotStartable),
         (P::Stopped, R::Kill(_)) => Verdict::Refuse(Refusal::AlreadyFinished),
+        (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
+            Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
+        }
         (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect()) {
             (_, Effect::End) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
                 Verdict::Do
@@ -153,7 +182,21 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
     }
 }
 
-/// How a container ended, as containerd is told.
+/// Whether an exec can be added to a container, or started in it, whose init is in `phase`. As for runc,
+/// a created container will do.
+///
+/// # Errors
+///
+/// Why not.
+pub fn may_exec(phase: PhaseKind) -> Result<(), Refusal> {
+    match phase {
+        PhaseKind::Created | PhaseKind::Running => Ok(()),
+        PhaseKind::Paused => Err(Refusal::Paused),
+        PhaseKind::Stopped => Err(Refusal::NoHome),
+    }
+}
+
+/// How a process ended, as containerd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// 0 to 255 for a guest that ends by itself.
@@ -239,6 +282,34 @@ mod tests {
             decide(PhaseKind::Paused, Request::Kill(Signal::KILL)),
             Verdict::Do
         );
+    }
+
+    #[test]
+    fn every_signal_has_its_answer_in_every_phase() {
+        use PhaseKind::{Created, Paused, Running, Stopped};
+        use Refusal::{AlreadyFinished, NoSuchSignal};
+        for number in 0..=u32::from(u8::MAX) {
+            let signal = Signal(number);
+            let verdicts = [Created, Running, Paused, Stopped]
+                .map(|phase| decide(phase, Request::Kill(signal)));
+            let finished = Verdict::Refuse(AlreadyFinished);
+            let (created, running, paused) = match number {
+                1 | 2 | 3 | 9 | 15 => (Verdict::Do, Verdict::Do, Verdict::Do),
+                18 => (Verdict::Ignore, Verdict::Ignore, Verdict::Do),
+                19 => (Verdict::Ignore, Verdict::Do, Verdict::Ignore),
+                0..=64 => (Verdict::Ignore, Verdict::Ignore, Verdict::Ignore),
+                65.. => [Verdict::Refuse(NoSuchSignal(number)); 3].into(),
+            };
+            assert_eq!(verdicts, [created, running, paused, finished], "{number}");
+        }
+    }
+
+    #[test]
+    fn an_exec_needs_a_container_that_lives_and_is_not_paused() {
+        assert_eq!(may_exec(PhaseKind::Created), Ok(()));
+        assert_eq!(may_exec(PhaseKind::Running), Ok(()));
+        assert_eq!(may_exec(PhaseKind::Paused), Err(Refusal::Paused));
+        assert_eq!(may_exec(PhaseKind::Stopped), Err(Refusal::NoHome));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //!
 //! On Linux these are attributes of a thread. The container's thread leaves the host's here, before
 //! anything of the container is touched; every thread it starts later is born into the same ones, and
-//! the kernel frees them with the last of these. The threads that talk to containerd never enter.
+//! the kernel frees them with the last of these, and of the [`Handles`] by which the threads of execs
+//! join them. The threads that talk to containerd never enter.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -60,6 +62,48 @@ pub fn enter(plan: &Plan) -> Result<(), Error> {
             .map_err(Error::host(format!("set the domain name {name}")))?;
     }
     Ok(())
+}
+
+/// The namespaces of a thread, held open.
+#[derive(Debug)]
+pub struct Handles([(OwnedFd, CloneFlags); 4]);
+
+impl Handles {
+    /// Those of the calling thread, which must still see the host's `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`] names the namespace.
+    pub fn of_this_thread() -> Result<Self, Error> {
+        let open = |name: &str, flag| {
+            let path = format!("/proc/thread-self/ns/{name}");
+            let file = File::open(&path).map_err(Error::host(format!("open {path}")))?;
+            Ok::<_, Error>((OwnedFd::from(file), flag))
+        };
+        Ok(Self([
+            open("net", CloneFlags::CLONE_NEWNET)?,
+            open("ipc", CloneFlags::CLONE_NEWIPC)?,
+            open("uts", CloneFlags::CLONE_NEWUTS)?,
+            open("mnt", CloneFlags::CLONE_NEWNS)?,
+        ]))
+    }
+
+    /// Moves the calling thread into them. Its root and working directory are the root of the mount
+    /// namespace then (setns(2)).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`].
+    pub fn join(&self) -> Result<(), Error> {
+        // Its own root, working directory and umask, without which no mount namespace can be joined.
+        unshare(CloneFlags::CLONE_FS)
+            .and_then(|()| {
+                let Self(namespaces) = self;
+                let mut namespaces = namespaces.iter();
+                namespaces.try_for_each(|(handle, flag)| setns(handle.as_fd(), *flag))
+            })
+            .map_err(Error::host("join the container's namespaces"))
+    }
 }
 
 fn join(path: &Path, flag: CloneFlags) -> io::Result<()> {

@@ -57,6 +57,12 @@ impl Placement {
         drop(spawn_blocking(move || cgroups.admit(&id, &bundle, thread, cpu)).await);
     }
 
+    /// Gives another thread of a container its part of that share.
+    pub async fn enlist(&self, id: &str, thread: u32) {
+        let (cgroups, id) = (self.cgroups.clone(), id.to_owned());
+        drop(spawn_blocking(move || cgroups.enlist(&id, thread)).await);
+    }
+
     /// Undoes [`Self::admit`], when the container's threads are gone.
     pub async fn clear(&self, id: &str) {
         if let Err(error) = self.oom_score.forget(id) {

@@ -130,6 +130,12 @@ impl Rootfs {
         &self.tree.0
     }
 
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_tree(self) -> OwnedFd {
+        self.tree.0
+    }
+
     /// Makes the tree the root of the calling thread, and the host's unreachable.
     ///
     /// # Errors

@@ -145,8 +145,8 @@ async fn end_all(containers: &Containers) {
     for container in containers.all() {
         ends.spawn(async move {
             // One that has ended already needs no signal, and waits for nothing.
-            drop(container.kill(Signal::KILL).await);
-            drop(container.exited().await);
+            drop(container.kill(None, Signal::KILL).await);
+            drop(container.init().exited().await);
         });
     }
     if timeout(ENDS, ends.join_all()).await.is_err() {

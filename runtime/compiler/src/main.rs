@@ -1,4 +1,4 @@
-//! `containerd-shim-wasi-compile SHA256`: wasm on stdin, a wasmtime artifact on stdout.
+//! `containerd-shim-wasi-compile SHA256 INTERRUPTION`: wasm on stdin, a wasmtime artifact on stdout.
 //!
 //! Compiling a stranger's module is the riskiest work there is for the shim: it takes gigabytes, may
 //! take minutes, and upstream does not count a crash of the compiler as a vulnerability. So it runs
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
-use wasi_settings::MAX_WASM;
+use wasi_settings::{Interruption, MAX_WASM};
 use wasmtime::Engine;
 
 /// Address space, in bytes. Cranelift took 0.85 GiB for a 16 MB Ruby; more than this is an attack.
@@ -29,9 +29,12 @@ const MAX_THREADS: usize = 16;
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
-    let done = confine()
-        .and_then(|()| prepare())
-        .and_then(|engine| filter::install().and_then(|()| compile(&engine)));
+    let done = order().and_then(|(digest, interruption)| {
+        confine()?;
+        let engine = prepare(interruption)?;
+        filter::install()?;
+        compile(&engine, &digest)
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -40,6 +43,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The digest of the module, and how its machine code is to be interruptible.
+fn order() -> Result<(String, Interruption), String> {
+    let mut args = std::env::args().skip(1);
+    let digest = args.next();
+    let interruption = args.next().as_deref().and_then(Interruption::from_name);
+    digest.zip(interruption).ok_or_else(|| {
+        "usage: containerd-shim-wasi-compile SHA256 fence|epoch < wasm > artifact".to_owned()
+    })
 }
 
 /// Gives up everything but stdin, stdout and stderr. Before the first byte of the module is read.
@@ -77,21 +90,18 @@ fn confine() -> Result<(), String> {
 
 /// Makes what the filter would not let it make: the pool's threads, which count the processors in
 /// `/proc` and `/sys`, and the engine, which looks at the processor. The threads inherit the uid.
-fn prepare() -> Result<Engine, String> {
+fn prepare(interruption: Interruption) -> Result<Engine, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Returns when all of them run.
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(MAX_THREADS))
         .build_global()
         .map_err(|error| format!("cannot start its threads: {error}"))?;
-    Engine::new(&wasi_settings::config())
+    Engine::new(&wasi_settings::config(interruption))
         .map_err(|error| format!("cannot make an engine: {error:#}"))
 }
 
-fn compile(engine: &Engine) -> Result<(), String> {
-    let expected = std::env::args()
-        .nth(1)
-        .ok_or("usage: containerd-shim-wasi-compile SHA256 < wasm > artifact")?;
+fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
     let mut wasm = Vec::new();
     std::io::stdin()
         .lock()

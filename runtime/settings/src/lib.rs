@@ -15,15 +15,50 @@ pub const MAX_WASM: u64 = 256 << 20;
 /// Raised whenever [`config`] changes, so that entries of older settings are not even looked at.
 const REVISION: u32 = 1;
 
+/// How a guest that computes is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// From outside: nothing in its code.
+    Fence,
+    /// By a check in each of its loops and functions.
+    Epoch,
+}
+
+impl Interruption {
+    /// The best for this processor. The fence knows the registers of one.
+    pub const BEST: Self = if cfg!(target_arch = "x86_64") {
+        Self::Fence
+    } else {
+        Self::Epoch
+    };
+
+    /// Its name, for command lines and file names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fence => "fence",
+            Self::Epoch => "epoch",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Fence, Self::Epoch]
+            .into_iter()
+            .find(|interruption| interruption.name() == name)
+    }
+}
+
 /// Settings shared by the compiler and the engine.
 ///
 /// On-demand allocation, copy-on-write memory images and guard sizes are wasmtime's defaults and
-/// part of the artifact. Epochs make a busy guest interruptible.
+/// part of the artifact.
 #[must_use]
-pub fn config() -> Config {
+pub fn config(interruption: Interruption) -> Config {
     let mut config = Config::new();
     config
-        .epoch_interruption(true)
+        .epoch_interruption(interruption == Interruption::Epoch)
         // The collector is named in the artifact; the exceptions proposal needs one.
         .collector(Collector::DeferredReferenceCounting)
         // WASI 0.3 is not linked, and its bookkeeping would cost every guest.
@@ -36,10 +71,11 @@ pub fn config() -> Config {
 /// Processor features are not in it: wasmtime checks those when it loads an artifact, and the cache
 /// compiles again what does not fit.
 #[must_use]
-pub fn fingerprint() -> String {
+pub fn fingerprint(interruption: Interruption) -> String {
     format!(
-        "wasmtime-{WASMTIME_VERSION}-{}-r{REVISION}",
-        std::env::consts::ARCH
+        "wasmtime-{WASMTIME_VERSION}-{}-{}-r{REVISION}",
+        std::env::consts::ARCH,
+        interruption.name()
     )
 }
 

@@ -57,7 +57,7 @@ fn the_first_load_compiles_and_the_second_maps() {
 
 #[test]
 fn a_mapped_entry_needs_no_compiler() {
-    let mut fixture = Fixture::with_script(r#"exec "$REAL" "$1""#);
+    let mut fixture = Fixture::with_script(r#"exec "$REAL" "$@""#);
     fixture.load(&program()).unwrap();
     fs::remove_file(fixture.path("compiler.sh")).unwrap();
     fixture.engine = wasi_runtime::Engine::new().unwrap();
@@ -208,7 +208,7 @@ fn a_folder_of_another_user_is_refused() {
 
 #[test]
 fn who_comes_at_once_compiles_once() {
-    let fixture = Fixture::with_script(r#"echo "$1" >> "$HERE/runs"; exec "$REAL" "$1""#);
+    let fixture = Fixture::with_script(r#"echo "$1" >> "$HERE/runs"; exec "$REAL" "$@""#);
     let barrier = Barrier::new(8);
     let origins: Vec<Origin> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -238,7 +238,7 @@ fn who_waited_for_a_compilation_that_failed_tries_again() {
     let fixture = Fixture::with_script(
         r#"echo "$1" >> "$HERE/runs"
         if mkdir "$HERE/failed-$1" 2>/dev/null; then echo no >&2; exit 1; fi
-        exec "$REAL" "$1""#,
+        exec "$REAL" "$@""#,
     );
     // What the engine itself needs is not what is counted here.
     drop(fixture.load(b""));

@@ -9,7 +9,10 @@ pub(crate) fn entry(fixture: &Fixture, wasm: &[u8]) -> PathBuf {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(wasm);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("{digest}-{}.cwasm", wasi_settings::fingerprint());
+    let name = format!(
+        "{digest}-{}.cwasm",
+        wasi_settings::fingerprint(wasi_settings::Interruption::BEST)
+    );
     fixture.path("cache").join(name)
 }
 

@@ -11,7 +11,7 @@ use crate::locate;
 /// The child with `digest` as its argument, all three streams being pipes.
 fn spawn(digest: &str) -> Child {
     Command::new(locate::compiler())
-        .arg(digest)
+        .args([digest, "fence"])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -73,7 +73,7 @@ fn endless_words_of_a_compiler_are_cut() {
 fn the_compiler_is_handed_nothing_of_the_cache_but_the_file_it_fills() {
     let fixture = Fixture::with_script(
         r#"for fd in /proc/$$/fd/*; do readlink "$fd"; done > "$HERE/descriptors"
-        exec "$REAL" "$1""#,
+        exec "$REAL" "$@""#,
     );
     fixture.load(&program()).unwrap();
     let temporary = fixture.entry_of(&program()).with_extension("tmp");
@@ -93,7 +93,7 @@ fn the_compiler_is_handed_nothing_of_the_cache_but_the_file_it_fills() {
 
 #[test]
 fn wasm_that_changes_after_it_was_hashed_is_refused() {
-    let fixture = Fixture::with_script(r#"printf x >> "$HERE/app.wasm"; exec "$REAL" "$1""#);
+    let fixture = Fixture::with_script(r#"printf x >> "$HERE/app.wasm"; exec "$REAL" "$@""#);
     let path = fixture.path("app.wasm");
     fs::write(&path, program()).unwrap();
     let error = fixture

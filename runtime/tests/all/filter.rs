@@ -11,7 +11,7 @@ use crate::locate;
 #[test]
 fn every_thread_is_filtered_before_the_module_is_read() {
     let mut child = Command::new(locate::compiler())
-        .arg("digest")
+        .args(["digest", "fence"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -20,6 +20,9 @@ use crate::locate;
 /// How long a guest may take to end before the test fails. Only a hang takes it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What every engine loads beside its programs.
+const LANDING: &str = "(module (func unreachable))";
+
 /// An engine, and a cache in a temporary folder.
 pub(crate) struct Fixture {
     pub(crate) engine: Engine,
@@ -30,6 +33,13 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new() -> Self {
         Self::with_compiler(locate::compiler())
+    }
+
+    /// Guests look for interruptions themselves, as everywhere but on x86-64.
+    pub(crate) fn with_epochs() -> Self {
+        let mut fixture = Self::new();
+        fixture.engine = Engine::with_epochs().unwrap();
+        fixture
     }
 
     pub(crate) fn with_compiler(compiler: PathBuf) -> Self {
@@ -48,6 +58,8 @@ impl Fixture {
     /// `$1` the digest.
     pub(crate) fn with_script(script: &str) -> Self {
         let mut fixture = Self::new();
+        // What the engine itself needs, by the real compiler.
+        fixture.wat(LANDING);
         let path = fixture.path("compiler.sh");
         let real = locate::compiler();
         let here = fixture.folder.path().display();
@@ -109,13 +121,17 @@ impl Fixture {
 
     /// Where the entry of `wasm` is, or would be.
     pub(crate) fn entry_of(&self, wasm: &[u8]) -> PathBuf {
-        let name = format!("{}-{}.cwasm", digest(wasm), wasi_settings::fingerprint());
+        let name = format!(
+            "{}-{}.cwasm",
+            digest(wasm),
+            wasi_settings::fingerprint(wasi_settings::Interruption::BEST)
+        );
         self.path("cache").join(name)
     }
 
     /// The names in the cache folder, sorted, but for the landing, which the engine itself needs.
     pub(crate) fn entries(&self) -> Vec<String> {
-        let landing = digest(&wat::parse_str("(module (func unreachable))").unwrap());
+        let landing = digest(&wat::parse_str(LANDING).unwrap());
         let names = std::fs::read_dir(self.path("cache")).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| !name.starts_with(&landing)).collect();

@@ -124,7 +124,7 @@ fn a_function_larger_than_allowed_is_refused() {
 fn deep_nesting_is_compiled_in_bounded_memory() {
     let fixture = Fixture::new();
     fixture.artifact(&nested(50_000));
-    let fixture = scripted(r#"ulimit -v 600000; exec "$REAL" "$1""#);
+    let fixture = scripted(r#"ulimit -v 600000; exec "$REAL" "$@""#);
     refused(&fixture, &nested(2_000_000), "memory");
 }
 
@@ -191,7 +191,7 @@ fn a_name_cannot_write_to_the_log_as_it_likes() {
 
 #[test]
 fn processor_time_is_limited() {
-    let fixture = scripted(r#"ulimit -t 1; exec "$REAL" "$1""#);
+    let fixture = scripted(r#"ulimit -t 1; exec "$REAL" "$@""#);
     let words = "takes too much memory or time";
     refused(&fixture, &functions(400_000, &[]), words);
 }
@@ -228,7 +228,7 @@ fn who_else_holds_stderr_is_not_waited_for() {
 
 #[test]
 fn who_waits_is_told_why() {
-    let fixture = scripted(r#"read line < "$HERE/gate"; exec "$REAL" "$1""#);
+    let fixture = scripted(r#"read line < "$HERE/gate"; exec "$REAL" "$@""#);
     let gate = fixture.path("gate");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
     rustix::fs::mknodat(rustix::fs::CWD, &gate, kind, mode, 0).unwrap();

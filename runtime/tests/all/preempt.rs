@@ -40,6 +40,13 @@ fn a_loop_of_one_instruction_is_killed_anywhere() {
 }
 
 #[test]
+fn guests_that_look_for_interruptions_themselves_are_killed_anywhere() {
+    let fixture = Fixture::with_epochs();
+    killed_anywhere(&fixture.wat(&program("", "")));
+    killed_anywhere(&fixture.real("spin.component.wasm"));
+}
+
+#[test]
 fn a_loop_over_memory_is_killed_anywhere() {
     let body = "(i32.store8 offset=1024 (local.get $i) (local.get $i))
         (local.set $i (i32.and (i32.add (local.get $i) (i32.const 7)) (i32.const 65535)))";

@@ -38,19 +38,24 @@ pub(super) fn admit(
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let members = match hierarchy.version() {
-        CgroupVersion::V1 => "tasks",
-        CgroupVersion::V2 => {
-            write(&folder.join("cgroup.type"), "threaded")?;
-            write(&home.join("cgroup.subtree_control"), "+cpu")?;
-            "cgroup.threads"
-        }
-    };
+    if hierarchy.version() == CgroupVersion::V2 {
+        write(&folder.join("cgroup.type"), "threaded")?;
+        write(&home.join("cgroup.subtree_control"), "+cpu")?;
+    }
     if hierarchy.version() == CgroupVersion::V2 || hierarchy.has("cpu") {
         for (file, value) in settings(hierarchy.version(), cpu) {
             write(&folder.join(file), &value)?;
         }
     }
+    enlist(hierarchy, folder, thread)
+}
+
+/// Puts a thread into `folder`, which was made by [`admit`].
+pub(super) fn enlist(hierarchy: &Hierarchy, folder: &Path, thread: u32) -> io::Result<()> {
+    let members = match hierarchy.version() {
+        CgroupVersion::V1 => "tasks",
+        CgroupVersion::V2 => "cgroup.threads",
+    };
     write(&folder.join(members), &thread.to_string())
 }
 

@@ -6,6 +6,8 @@
 //! it: a Create whose client went away is complete when the client asks again.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,15 +18,20 @@ use containerd_shim_protos::api::{
     ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
     StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
-use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField, MessageFull};
 use tokio::sync::Notify;
 use ttrpc::r#async::{Service, TtrpcContext};
+use wasi_bundles::Process;
 
 use crate::Error;
+use crate::container::Container;
 use crate::containers::{Containers, Creation};
 use crate::events::timestamp;
-use crate::lifecycle::{PhaseKind, Signal};
+use crate::exec::Execution;
+use crate::lifecycle::{Exit, PhaseKind, Signal};
 use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
 
@@ -67,18 +74,38 @@ async fn detached<T: Send + 'static>(
     tokio::spawn(work).await.map_err(|_| Error::Panicked)?
 }
 
-/// There are no execs, so whatever is asked of one is asked of nothing.
-fn no_exec(id: &str, exec_id: &str) -> Result<(), Error> {
-    if exec_id.is_empty() {
-        return Ok(());
-    }
-    Err(Error::NotFound {
-        id: format!("{id}, exec {exec_id}"),
-    })
+/// Requests name the init by an empty exec id.
+fn exec(exec_id: String) -> Option<String> {
+    (!exec_id.is_empty()).then_some(exec_id)
 }
 
 fn unimplemented<T>(what: &str) -> ttrpc::Result<T> {
     Err(Error::Unimplemented(what.to_owned()).into())
+}
+
+/// There is no event for it.
+async fn delete_exec(container: &Container, exec: String) -> Result<(u32, Exit), Error> {
+    let pid = container.process(Some(&exec))?.pid;
+    Ok((pid, container.delete(Some(exec)).await?))
+}
+
+/// What containerd's clients know an exec's pid by.
+fn exec_info(pid: u32, exec_id: &str) -> Result<ProcessInfo, Error> {
+    let details = ProcessDetails {
+        exec_id: exec_id.to_owned(),
+        ..ProcessDetails::default()
+    };
+    let value = details.write_to_bytes();
+    let info = Any {
+        type_url: ProcessDetails::descriptor().full_name().to_owned(),
+        value: value.map_err(|error| Error::host("list the execs")(io::Error::other(error)))?,
+        ..Any::default()
+    };
+    Ok(ProcessInfo {
+        pid,
+        info: MessageField::some(info),
+        ..ProcessInfo::default()
+    })
 }
 
 #[async_trait]
@@ -111,10 +138,10 @@ impl Task for TaskService {
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
-        no_exec(&request.id, &request.exec_id)?;
         let container = self.containers.get(&request.id)?;
-        let pid = container.about().pid;
-        detached(async move { container.start().await }).await?;
+        let exec = exec(request.exec_id);
+        let pid = container.process(exec.as_deref())?.pid;
+        detached(async move { container.start(exec).await }).await?;
         Ok(StartResponse {
             pid,
             ..StartResponse::default()
@@ -122,9 +149,9 @@ impl Task for TaskService {
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        no_exec(&request.id, &request.exec_id)?;
         let container = self.containers.get(&request.id)?;
-        let (about, now) = (container.about(), container.snapshot());
+        let process = container.process(exec(request.exec_id.clone()).as_deref())?;
+        let now = process.snapshot();
         let status = match now.phase {
             PhaseKind::Created => Status::CREATED,
             PhaseKind::Running => Status::RUNNING,
@@ -132,13 +159,15 @@ impl Task for TaskService {
             PhaseKind::Stopped => Status::STOPPED,
         };
         Ok(StateResponse {
-            id: about.id.clone(),
-            bundle: about.bundle.display().to_string(),
-            pid: about.pid,
+            // An exec's own, as containerd's shim has it.
+            id: process.id.clone(),
+            exec_id: request.exec_id,
+            bundle: container.about().bundle.display().to_string(),
+            pid: process.pid,
             status: status.into(),
-            stdin: about.stdio.stdin.clone(),
-            stdout: about.stdio.stdout.clone(),
-            stderr: about.stdio.stderr.clone(),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
             exit_status: now.exit.map_or(0, |exit| exit.status),
             exited_at: now.exit.map(|exit| timestamp(exit.at)).into(),
             ..StateResponse::default()
@@ -146,8 +175,9 @@ impl Task for TaskService {
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        no_exec(&request.id, &request.exec_id)?;
-        let exit = self.containers.get(&request.id)?.exited().await?;
+        let container = self.containers.get(&request.id)?;
+        let process = container.process(exec(request.exec_id).as_deref())?;
+        let exit = process.exited().await?;
         Ok(WaitResponse {
             exit_status: exit.status,
             exited_at: MessageField::some(timestamp(exit.at)),
@@ -156,9 +186,18 @@ impl Task for TaskService {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
-        no_exec(&request.id, &request.exec_id)?;
         let container = self.containers.get(&request.id)?;
-        detached(async move { container.kill(Signal(request.signal)).await }).await?;
+        let signal = Signal(request.signal);
+        let exec = exec(request.exec_id);
+        detached(async move {
+            // As for runc's shim: of an exec there is nothing but itself.
+            if request.all && exec.is_none() {
+                container.kill_all(signal).await
+            } else {
+                container.kill(exec, signal).await
+            }
+        })
+        .await?;
         Ok(Empty::new())
     }
 
@@ -167,9 +206,14 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        no_exec(&request.id, &request.exec_id)?;
         let containers = self.containers.clone();
-        let (pid, exit) = detached(async move { containers.delete(&request.id).await }).await?;
+        let (pid, exit) = detached(async move {
+            match exec(request.exec_id) {
+                None => containers.delete(&request.id).await,
+                Some(exec) => delete_exec(&*containers.get(&request.id)?, exec).await,
+            }
+        })
+        .await?;
         Ok(DeleteResponse {
             pid,
             exit_status: exit.status,
@@ -179,9 +223,9 @@ impl Task for TaskService {
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
-        no_exec(&request.id, &request.exec_id)?;
+        let container = self.containers.get(&request.id)?;
         if request.stdin {
-            self.containers.get(&request.id)?.close_stdin().await?;
+            container.close_stdin(exec(request.exec_id)).await?;
         }
         Ok(Empty::new())
     }
@@ -189,12 +233,17 @@ impl Task for TaskService {
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let container = self.containers.get(&request.id)?;
         // Not empty for a stopped one either: containerd deletes a task without pids when it restarts.
-        let process = ProcessInfo {
+        let mut processes = vec![ProcessInfo {
             pid: container.about().pid,
             ..ProcessInfo::default()
-        };
+        }];
+        for exec in container.execs() {
+            if exec.snapshot().exit.is_none() {
+                processes.push(exec_info(exec.pid, &exec.id)?);
+            }
+        }
         Ok(PidsResponse {
-            processes: vec![process],
+            processes,
             ..PidsResponse::default()
         })
     }
@@ -219,11 +268,36 @@ impl Task for TaskService {
         Ok(Empty::new())
     }
 
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        unimplemented("exec")
+    /// Not detached: an exec whose client went away is nobody's. Exec ids are not asked for again, and
+    /// containerd deletes an exec only after it was added.
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let container = self.containers.get(&request.id)?;
+        if request.exec_id.is_empty() {
+            return Err(Error::NoExecId.into());
+        }
+        let origin = format!("the request for exec {}", request.exec_id);
+        let process = Process::parse(&request.spec.value, Path::new(&origin));
+        let execution = Execution {
+            id: request.exec_id,
+            process: process.map_err(Error::Bundle)?,
+            stdio: StdioPaths {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            },
+            terminal: request.terminal,
+        };
+        container.exec(execution).await?;
+        Ok(Empty::new())
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: ResizePtyRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.containers.get(&request.id)?;
+        container.process(exec(request.exec_id).as_deref())?;
         unimplemented("resizing a terminal")
     }
 

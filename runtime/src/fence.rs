@@ -1,0 +1,146 @@
+//! Stopping guests that compute, without a check in their code: for a moment the code of a program may
+//! be read and not executed.
+//!
+//! ```text
+//! order ─► fence up: mprotect(text, READ)
+//!            each thread in this code faults at its next instruction, or on its way back from the host
+//!              its guest is killed          ─► goes on in the landing, which traps
+//!              its guest is paused          ─► stays here until it may go on
+//!              its guest may run            ─► waits for the fence to come down
+//! fence down: mprotect(text, READ | EXEC)
+//! ```
+//!
+//! Nothing is left to chance, as it is with a signal that asks where a thread is: whatever a guest does, a
+//! computation, a call into the host, a copy of memory that wasmtime does for it, its next instruction of
+//! its own is one it may not execute. A fence is up for a few milliseconds at most; other guests of the
+//! same program wait that long.
+//!
+//! Why this is sound, with wasmtime 48 on x86-64:
+//!
+//! - wasmtime sets the protection of code once, when it is loaded, and unmaps it with the last
+//!   [`Module`](wasmtime::Module) or [`Component`](wasmtime::component::Component) that has it; a
+//!   fence has one. Code stays readable, so that looking up traps and frames works meanwhile.
+//! - A fault is ours if the address that could not be accessed is the instruction's own, in this code:
+//!   guests access no such address as data. It comes to us first, by `Store::set_signal_handler`, with
+//!   the thread's registers; the handler touches atomics and sleeps in `futex`, nothing else.
+//! - Waiting in a handler leaves the registers as they were. The guest notices nothing.
+//! - Going on in the landing is a call to a function whose only instruction traps. wasmtime ends a trap
+//!   by a jump to the frame that entered the guest, which it has stored in the store when it did; what is
+//!   in between is dropped unseen. So this may be done wherever that frame is stored and stays: in the
+//!   functions of the program and where these leave for the host, but not where the host enters, which is
+//!   told by the symbols of the artifact ([`Divertible`]). The frames are walked, for the backtrace, by
+//!   the frame pointer: wasmtime compiles all of these functions with one, and the call leaves it alone.
+//! - After a kill no instance of the store runs again: the store is dropped.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::event::Timespec;
+use rustix::mm::{MprotectFlags, mprotect};
+use rustix::thread::futex;
+
+use crate::artifact::Code;
+use crate::divertible::Divertible;
+use crate::landing::Landing;
+
+/// The fence of one artifact. All guests that run it share it.
+pub(crate) struct Fence {
+    code: Code,
+    text: Range<usize>,
+    landing: Landing,
+    divertible: OnceLock<Divertible>,
+    /// 1 while the text is not executable. Threads wait for a change of it.
+    up: AtomicU32,
+    /// Held by whoever has the fence up.
+    raised: Mutex<()>,
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fence").field("text", &self.text).finish()
+    }
+}
+
+impl Fence {
+    /// The fence of `code`.
+    pub(crate) fn new(code: Code, landing: Landing) -> Self {
+        let text = code.text().as_ptr_range();
+        Self {
+            text: text.start.addr()..text.end.addr(),
+            code,
+            landing,
+            divertible: OnceLock::new(),
+            up: AtomicU32::new(0),
+            raised: Mutex::new(()),
+        }
+    }
+
+    /// Whether `pc` is in the code.
+    pub(crate) fn contains(&self, pc: usize) -> bool {
+        self.text.contains(&pc)
+    }
+
+    /// Where to go on from `pc` to trap, if that can be done from there.
+    pub(crate) fn landing_from(&self, pc: usize) -> Option<usize> {
+        // Made before the fence was up for the first time; without it nobody gets here.
+        let divertible = self.divertible.get()?;
+        divertible
+            .contains(pc - self.text.start)
+            .then(|| self.landing.address())
+    }
+
+    /// Keeps every thread from executing the code during `meanwhile`, if it is still wanted when it is
+    /// this caller's turn: if `word` is `value`.
+    pub(crate) fn raise(&self, word: &AtomicU32, value: u32, meanwhile: impl FnOnce()) {
+        let _raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if word.load(SeqCst) != value {
+            return;
+        }
+        self.divertible
+            .get_or_init(|| Divertible::of(self.code.image(), self.text.len()));
+        self.up.store(1, SeqCst);
+        self.protect(MprotectFlags::READ);
+        meanwhile();
+        self.protect(MprotectFlags::READ | MprotectFlags::EXEC);
+        self.up.store(0, SeqCst);
+        wake(&self.up);
+    }
+
+    /// Waits until the fence is down. Async-signal-safe.
+    pub(crate) fn wait_down(&self) {
+        while self.up.load(SeqCst) == 1 {
+            wait(&self.up, 1, None);
+        }
+    }
+
+    #[allow(unsafe_code, reason = "changing a protection has no safe interface")]
+    fn protect(&self, flags: MprotectFlags) {
+        // SAFETY: the range is the text of `self.code`, which keeps it mapped, whole pages of it as
+        // wasmtime itself protects it. Nobody writes to it, reading stays possible, and whoever executes
+        // it meanwhile faults, and is looked after by `crate::interrupt`: every store that runs this code
+        // is made by `Artifact::prepare` and has its handler.
+        let changed = unsafe { mprotect(self.text.start as *mut _, self.text.len(), flags) };
+        // The mapping is as it was when wasmtime did the same to it. Without it guests that nobody
+        // wanted to stop would stand still for ever.
+        changed.expect("the protection of code can be changed as it was when it was loaded");
+    }
+}
+
+/// Sleeps while `word` is `value`; may return at any time. Async-signal-safe, and leaves `errno` alone.
+pub(crate) fn wait(word: &AtomicU32, value: u32, time: Option<Duration>) {
+    let time = time.map(|time| Timespec {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    // EAGAIN, EINTR and ETIMEDOUT are all the same to callers, who look again.
+    let _looked = futex::wait(word, futex::Flags::PRIVATE, value, time.as_ref());
+}
+
+/// Wakes whoever sleeps because of `word`. Async-signal-safe.
+pub(crate) fn wake(word: &AtomicU32) {
+    // It fails for a bad address only.
+    let _woken = futex::wake(word, futex::Flags::PRIVATE, i32::MAX.cast_unsigned());
+}

@@ -1,0 +1,62 @@
+//! Getting a thread to where it can be stopped: beside many that compute, a thread may wait a tenth of a
+//! second for a processor, and a guest notices an order only when it runs. So the thread of a guest that has
+//! an order to obey comes before all ordinary ones (`SCHED_FIFO`, sched(7)) until it has obeyed, but only
+//! while the fence is up: urgent, it can leave the host or fault, and not compute. Whoever lacks the
+//! privilege (`CAP_SYS_NICE`) stops guests later.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+
+/// The thread that polls a guest, and whether it may have been made urgent.
+#[derive(Debug, Default)]
+pub(crate) struct Urgency {
+    thread: AtomicI32,
+    /// Never unset: once there was an order the thread ends its urgency itself, too, when it has obeyed, so
+    /// that what it does then is done as an ordinary one.
+    ever: AtomicBool,
+}
+
+impl Urgency {
+    /// The calling thread polls the guest.
+    pub(crate) fn here(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.thread.store(thread, SeqCst);
+    }
+
+    /// Makes the thread urgent, if it still defies an order, until what is returned is dropped.
+    pub(crate) fn raise(&self, defies: impl Fn() -> bool) -> Option<Urgent> {
+        self.ever.store(true, SeqCst);
+        let thread = self.thread.load(SeqCst);
+        (thread != 0 && defies()).then(|| {
+            schedule(thread, libc::SCHED_FIFO, 1);
+            Urgent(thread)
+        })
+    }
+
+    /// The calling thread has obeyed. Async-signal-safe.
+    pub(crate) fn end(&self) {
+        if self.ever.load(SeqCst) {
+            schedule(0, libc::SCHED_OTHER, 0);
+        }
+    }
+}
+
+/// A thread that comes before others.
+#[derive(Debug)]
+pub(crate) struct Urgent(i32);
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        schedule(self.0, libc::SCHED_OTHER, 0);
+    }
+}
+
+/// Without the privilege nothing happens. A thread that has ended meanwhile is not found; that another one
+/// has its number already cannot be, as numbers go around first.
+#[allow(unsafe_code, reason = "there is no safe interface")]
+fn schedule(thread: i32, policy: i32, priority: i32) {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the kernel reads `parameters` during the call and keeps no pointer.
+    let _done = unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
+}
