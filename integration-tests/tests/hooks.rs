@@ -61,6 +61,8 @@ fn they_run_in_order_and_are_told_the_whole_state() -> Result<()> {
         "{:?}",
         notes.order()
     );
+    // None is run for an exec, as the order of those to come shows.
+    tasks.exec(bundle.id(), "more").run(&["/main.wasm"])?;
     end(&fake, &tasks, &bundle)?;
     let order = notes.order();
     ensure!(order[5..] == ["poststop", "poststop-2"], "{order:?}");
