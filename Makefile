@@ -10,7 +10,7 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit process daemons test-v2 bench install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons test-v2 soak bench bench-engine bench-memory install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ guests: ## Build the wasm programs that the tests run (target/guests)
 demo: setup build ## Run wasm images under a private containerd, narrated (root)
 	$(CARGO) run --release --locked -p integration-tests --example demo
 
-test: setup build lint unit process daemons ## Everything that .ci/run checks (root)
+test: setup build lint unit fuzz process daemons ## Everything that .ci/run checks (root)
 
 lint: ## Formatting, clippy, documentation, dependency policy
 	$(CARGO) fmt --all --check
@@ -40,8 +40,11 @@ unit: ## Tests of the crates, by themselves (root, for the ones that mount)
 	$(CARGO) test --release --locked $(SHIM)
 	$(CARGO) test --release --locked $(COMPILER)
 
+fuzz: ## Fuzz each target of fuzz/ for FUZZ_SECONDS (20), after `make build`
+	CARGO=$(CARGO) fuzz/run
+
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test hooks --test hook_failures --test cgroups
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test soak
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
@@ -50,6 +53,16 @@ test-v2: setup build ## Tests of cgroup version 2, in a kernel of their own (roo
 	integration-tests/setup/uml
 	$(CARGO) test --release --locked -p integration-tests --test cgroups --test containerd --no-run
 	integration-tests/v2/run
+
+soak: build ## Kill a thousand times at random moments, and look for what is left (root; SOAK=n, SOAK_SEED=n)
+	SOAK=$${SOAK:-1000} $(CARGO) test --release --locked -p integration-tests --test soak -- --nocapture
+
+bench-engine: setup build ## The runtime's steps, and its guests' speed beside the wasmtime command (docs/performance.md)
+	$(CARGO) bench --locked $(SHIM) -p wasi-benchmarks --bench speed
+	$(CARGO) bench --locked $(SHIM) -p wasi-benchmarks --bench steps
+
+bench-memory: setup build ## What sleeping containers cost in memory (docs/memory.md, root)
+	$(CARGO) run --release --locked -p integration-tests --example memory
 
 bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
 	$(CARGO) build --release --locked -p integration-tests --bins

@@ -152,6 +152,19 @@ pub enum Error {
         bytes: i64,
     },
 
+    /// A quota, period or burst that no cgroup would take.
+    #[error("{origin} limits the processor time wrongly: {reason}", origin = origin.display())]
+    InvalidCpuLimit {
+        /// What the limit was described in.
+        origin: PathBuf,
+        /// Which number, and what it may be.
+        reason: String,
+    },
+
+    /// The resources of an update are not what they are said to be.
+    #[error("the update's resources are no LinuxResources of the OCI runtime spec")]
+    ParseResources(#[source] serde_json::Error),
+
     /// An annotation with our prefix that is no option.
     #[error(
         "{config} has the annotation {key}, which is no option (there are: {})",

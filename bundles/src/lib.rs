@@ -21,7 +21,7 @@
 //! engine and no containerd in this crate, so that it is tested with data files and without root.
 //!
 //! Not read, because they are about processes, and a wasm guest makes no system call of its own:
-//! seccomp, AppArmor and SELinux profiles, rlimits. Not read either: the devices in
+//! seccomp, AppArmor and SELinux profiles, rlimits but the one of open files. Not read either: the devices in
 //! `linux.devices` and the cgroup's rules for them, because the shim lets no device node of an image or
 //! a volume be opened, and makes the default ones only; a device file that is bind-mounted by name is
 //! the way to another. Masked and read-only paths are in the plan: a guest can meet them, in a sysfs.
@@ -75,7 +75,7 @@ pub use entrypoint::Entrypoint;
 pub use error::Error;
 pub use hooks::{Hook, Hooks, Moment};
 pub use in_root::open_in_root;
-pub use limits::Limits;
+pub use limits::{CpuLimit, Limits};
 pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};

@@ -6,6 +6,8 @@
 //! Under CRI an annotation gets into the bundle only if containerd's configuration of the runtime lists
 //! it (`container_annotations`, `pod_annotations`).
 
+use std::time::Duration;
+
 use crate::{Bundle, Error};
 
 /// What comes before the name of an option.
@@ -14,13 +16,38 @@ const PREFIX: &str = "io.containerd.wasi.v1.";
 /// The options of a container. The default is what a bundle without any has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Options {}
+pub struct Options {
+    /// How long it may run, from its start.
+    pub deadline: Option<Duration>,
+}
 
 /// Reads the value of one option; what is wrong with it otherwise, and how it is written.
 type Read = fn(&mut Options, &str) -> Result<(), String>;
 
 /// Every option, by name.
-const KNOWN: &[(&str, Read)] = &[];
+const KNOWN: &[(&str, Read)] = &[("deadline", |options, value| {
+    options.deadline = Some(duration(value)?);
+    Ok(())
+})];
+
+/// A number with a unit: `500ms`, `30s`, `5m`, `2h`.
+fn duration(value: &str) -> Result<Duration, String> {
+    let digits = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let milliseconds = match &value[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let product = number.zip(milliseconds).and_then(|(a, b)| a.checked_mul(b));
+    match product {
+        Some(product @ 1..) => Ok(Duration::from_millis(product)),
+        Some(0) => Err("a guest cannot end before it begins; drop it for no deadline".to_owned()),
+        None => Err("write a whole number and ms, s, m or h, such as 30s".to_owned()),
+    }
+}
 
 impl Options {
     /// Reads the annotations of a bundle.
@@ -67,6 +94,32 @@ mod tests {
     fn other_annotations_are_none_of_its_business() {
         let options = options("io.kubernetes.cri.container-name", "web").unwrap();
         assert_eq!(options, Options::default());
+    }
+
+    #[test]
+    fn a_deadline_has_a_unit() {
+        let deadline = |value| options("io.containerd.wasi.v1.deadline", value);
+        for (value, milliseconds) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+        ] {
+            let deadline = deadline(value).unwrap().deadline;
+            assert_eq!(
+                deadline,
+                Some(Duration::from_millis(milliseconds)),
+                "{value}"
+            );
+        }
+        let too_long = format!("{}h", u64::MAX);
+        for value in ["", "30", "s", "0s", "-1s", "1.5h", "30S", "1d", &too_long] {
+            let error = deadline(value).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidOption { .. }),
+                "{value}: {error:?}"
+            );
+        }
     }
 
     #[test]

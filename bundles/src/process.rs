@@ -11,9 +11,12 @@ use std::{
     path::Path,
 };
 
-use oci_spec::runtime;
+use oci_spec::runtime::{self, PosixRlimit, PosixRlimitType};
 
 use crate::Error;
+
+/// The largest id of a user or a group. To `setresuid(2)` the next one, -1, means to stay what one is: root.
+const MAX_ID: u32 = u32::MAX - 1;
 
 /// What to run, checked (OCI config.md, "Process").
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Process {
     /// Names of the effective capabilities, such as `CHOWN`; `None` if there is nothing about
     /// capabilities, which for an exec means those of its container (runc `newInitConfig`).
     pub capabilities: Option<Vec<String>>,
+    /// How many files it may have open (`RLIMIT_NOFILE`, the soft limit).
+    pub open_files: Option<u64>,
 }
 
 /// Ids on the host: there are no user namespaces here.
@@ -68,7 +73,8 @@ impl Process {
     /// # Errors
     ///
     /// [`Error::NoProgram`] without `args` or with an empty first one. [`Error::InvalidProcess`]: a
-    /// variable without `=` or name, a `cwd` that is not absolute (an empty one is `/`), a NUL byte.
+    /// variable without `=` or name, a `cwd` that is not absolute (an empty one is `/`), a NUL byte,
+    /// an id that is none.
     pub fn new(process: &runtime::Process, origin: &Path) -> Result<Self, Error> {
         let invalid = |reason: String| Error::InvalidProcess {
             origin: origin.to_owned(),
@@ -84,6 +90,16 @@ impl Process {
             return Err(invalid(format!("the argument {arg:?} contains a NUL byte")));
         }
         let user = process.user();
+        let groups = user.additional_gids().iter().flatten().copied();
+        if let Some(id) = [user.uid(), user.gid()]
+            .into_iter()
+            .chain(groups)
+            .find(|&id| id > MAX_ID)
+        {
+            return Err(invalid(format!(
+                "{id} is no user or group id; the largest is {MAX_ID}"
+            )));
+        }
         Ok(Self {
             args,
             env: environment(process.env().as_deref().unwrap_or_default()).map_err(invalid)?,
@@ -100,6 +116,12 @@ impl Process {
                 let effective = capabilities.effective().iter().flatten();
                 effective.map(ToString::to_string).collect()
             }),
+            open_files: process
+                .rlimits()
+                .iter()
+                .flatten()
+                .find(|limit| limit.typ() == PosixRlimitType::RlimitNofile)
+                .map(PosixRlimit::soft),
         })
     }
 
@@ -211,6 +233,7 @@ mod tests {
         assert_eq!(process.user.uid, 1);
         assert_eq!(process.user.gid, 2);
         assert_eq!(process.user.umask, None);
+        assert_eq!(process.open_files, None);
         assert!(process.user.additional_gids.is_empty());
         assert_eq!(process.capabilities, None);
     }
@@ -231,6 +254,34 @@ mod tests {
         ] {
             let error = Process::parse(json.as_bytes(), Path::new("exec")).unwrap_err();
             assert!(error.to_string().starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_the_rlimits_that_of_open_files_counts() {
+        let json = r#"{"user": {"uid": 0, "gid": 0}, "args": ["a"], "cwd": "/", "rlimits": [
+            {"type": "RLIMIT_NPROC", "hard": 7, "soft": 7},
+            {"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}]}"#;
+        let limited =
+            Process::new(&serde_json::from_str(json).unwrap(), Path::new("exec")).unwrap();
+        assert_eq!(limited.open_files, Some(1024));
+    }
+
+    #[test]
+    fn an_id_that_would_mean_no_change_is_refused() {
+        for user in [
+            r#"{"uid": 4294967295, "gid": 0}"#,
+            r#"{"uid": 0, "gid": 4294967295}"#,
+            r#"{"uid": 0, "gid": 0, "additionalGids": [1, 4294967295]}"#,
+        ] {
+            let json = format!(r#"{{"user": {user}, "args": ["a"], "cwd": "/"}}"#);
+            let process = serde_json::from_str(&json).unwrap();
+            let error = Process::new(&process, Path::new("/b/config.json")).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "invalid process in /b/config.json: 4294967295 is no user or group id; \
+                 the largest is 4294967294"
+            );
         }
     }
 

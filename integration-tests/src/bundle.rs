@@ -1,6 +1,7 @@
 //! A bundle as containerd prepares it: `config.json`, `rootfs/` and a fifo for the shim's log.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -162,6 +163,23 @@ impl Bundle {
     /// Stops holding the `log` fifo: from now on the shim writes to nobody.
     pub fn abandon_log(&mut self) {
         self.log = None;
+    }
+
+    /// What the shim has logged since this was asked last.
+    ///
+    /// # Errors
+    ///
+    /// When nobody holds its `log` fifo any more.
+    pub fn logged(&self) -> Result<String> {
+        let mut log = self.log.as_ref().context("the log fifo is not held")?;
+        rustix::io::ioctl_fionbio(log, true).context("read what is there")?;
+        let mut text = Vec::new();
+        match log.read_to_end(&mut text) {
+            // The end of what is there; what came before it was read.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            read => drop(read.context("read the log fifo")?),
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// What is mounted in it.

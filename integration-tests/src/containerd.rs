@@ -257,6 +257,22 @@ impl Containerd {
         Ok(())
     }
 
+    /// Kills the daemon with SIGKILL, does `meanwhile`, and starts it again on the same folder.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come back, and what `meanwhile` returns.
+    pub fn crash(&mut self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.subscription = None;
+        self.child.kill().context("kill containerd")?;
+        self.child.wait().context("wait for containerd")?;
+        let done = meanwhile();
+        self.child = self.configuration.spawn(self.folder())?;
+        self.becomes_ready().with_context(|| self.log_tail(40))?;
+        self.subscription = Some(Subscription::start(self)?);
+        done
+    }
+
     fn becomes_ready(&mut self) -> Result<()> {
         for _ in 0.. {
             if let Some(status) = self.child.try_wait().context("look at containerd")? {

@@ -3,6 +3,8 @@
 //! Most are compiled by `integration-tests/guests` into `target/guests`. The few that the process tests need are
 //! written here as text, so that this stage needs nothing but the shim.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use crate::image::Image;
@@ -128,6 +130,126 @@ pub fn fills(mebibytes: u32) -> Result<Vec<u8>> {
     ))
 }
 
+/// A module that sleeps for an hour.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn sleeps() -> Result<Vec<u8>> {
+    naps(Duration::from_secs(3600), "")
+}
+
+/// A module that grows its memory by a page every 10 ms, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn grows_slowly() -> Result<Vec<u8>> {
+    naps(
+        Duration::from_millis(10),
+        "(drop (memory.grow (i32.const 1)))",
+    )
+}
+
+/// Sleeps, does `then`, and so on for ever. The subscription is a clock (0) with a timeout at its 24.
+fn naps(time: Duration, then: &str) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (i64.store (i32.const 24) (i64.const {}))
+                (i32.store (i32.const 16) (i32.const 1))
+                (loop
+                    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+                    {then}
+                    (br 0))))"#,
+        time.as_nanos()
+    ))
+}
+
+/// A module that opens its root until it cannot.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn opens() -> Result<Vec<u8>> {
+    module(
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) ".")
+            (func (export "_start")
+                (loop
+                    (br_if 0 (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1)
+                        (i32.const 2) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)))))))"#,
+    )
+}
+
+/// A module that calls itself for ever.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn recurses() -> Result<Vec<u8>> {
+    module(
+        r#"(module (memory (export "memory") 1)
+            (func $deep (call $deep) (call $deep)) (func (export "_start") (call $deep)))"#,
+    )
+}
+
+/// A module that does nothing, of so many functions that the compiler is busy for a while.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn takes_long_to_compile() -> Result<Vec<u8>> {
+    let step = "(local.set 0 (i32.rotl (i32.mul (local.get 0) (i32.const 31)) (local.get 0)))";
+    let function = format!(
+        "(func (param i32) (result i32) {} (local.get 0))",
+        step.repeat(50)
+    );
+    module(&format!(
+        r#"(module (memory (export "memory") 1) (func (export "_start")) {})"#,
+        function.repeat(1000)
+    ))
+}
+
+/// A module that writes `00000000`, `00000001` and so on, a line each 5 ms, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn counts() -> Result<Vec<u8>> {
+    // The digits are at 16; a subscription to the monotonic clock at 64, its timeout at 88 (WASI preview 1,
+    // "subscription"), the event at 128.
+    module(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\09\00\00\00")
+            (data (i32.const 16) "00000000\n")
+            (func (export "_start") (local $at i32)
+                (i32.store (i32.const 80) (i32.const 1))
+                (i64.store (i32.const 88) (i64.const 5000000))
+                (loop $line
+                    (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))
+                    (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 160)))
+                    (local.set $at (i32.const 23))
+                    (block $done (loop $digit
+                        (if (i32.lt_u (i32.load8_u (local.get $at)) (i32.const 57)) (then
+                            (i32.store8 (local.get $at)
+                                (i32.add (i32.load8_u (local.get $at)) (i32.const 1)))
+                            (br $done)))
+                        (i32.store8 (local.get $at) (i32.const 48))
+                        (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+                        (br $digit)))
+                    (br $line))))"#,
+    )
+}
+
 fn module(text: &str) -> Result<Vec<u8>> {
     wat::parse_str(text).context("assemble a module")
 }
@@ -144,6 +266,12 @@ mod tests {
             super::counts_to(3),
             super::grows(),
             super::fills(1),
+            super::sleeps(),
+            super::grows_slowly(),
+            super::opens(),
+            super::recurses(),
+            super::counts(),
+            super::takes_long_to_compile(),
         ] {
             assert!(module.unwrap().starts_with(b"\0asm"));
         }

@@ -58,15 +58,29 @@ impl Process {
     }
 
     /// Whether the process works for whoever owns `folder`: it was told about it by an argument, in its
-    /// environment, or is in it.
+    /// environment, is in it, or writes into it.
     #[must_use]
     pub fn is_about(&self, folder: &Path) -> bool {
         let needle = folder.to_string_lossy();
         let proc = PathBuf::from(format!("/proc/{}", self.pid));
         let environment = std::fs::read(proc.join("environ")).unwrap_or_default();
         self.command.contains(&*needle)
+            // The compile child is told nothing: it writes into a file there.
+            || std::fs::read_link(proc.join("fd/1")).is_ok_and(|stdout| stdout.starts_with(folder))
             || String::from_utf8_lossy(&environment).contains(&*needle)
             || std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+    }
+
+    /// Whether this process has started it, and it still has its parent.
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let parent = after
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.parse().ok());
+        parent == Some(std::process::id())
     }
 
     /// Whether one of its cgroups is below `/<namespace>/`, where `ctr` puts containers.

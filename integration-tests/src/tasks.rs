@@ -2,19 +2,27 @@
 //!
 //! `containerd.task.v2.Task` and `containerd.task.v3.Task` have the same messages: only the name differs.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use containerd_shim_protos::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
     DeleteResponse, KillRequest, PidsRequest, PidsResponse, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest,
+    WaitRequest, WaitResponse,
 };
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use ttrpc::{Client, Code};
 
 use crate::bundle::Bundle;
+
+/// How containerd names the resources of an update.
+pub const LINUX_RESOURCES: &str =
+    "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// Under which name the service is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +97,26 @@ impl Tasks {
         envelope.payload = request.write_to_bytes().map_err(other)?;
         let response = self.client.request(envelope)?;
         A::parse_from_bytes(&response.payload).map_err(other)
+    }
+
+    /// Sends a request over a connection of its own, which is closed before the answer can come.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens at `address`.
+    pub fn abandon<Q: Message>(address: &str, method: &str, request: &Q) -> Result<()> {
+        let mut envelope = ttrpc::Request::new();
+        Api::V3.service().clone_into(&mut envelope.service);
+        method.clone_into(&mut envelope.method);
+        envelope.payload = request.write_to_bytes()?;
+        let envelope = envelope.write_to_bytes()?;
+        // ttrpc's frame: length, stream 1, a request, no flags.
+        let mut frame = u32::try_from(envelope.len())?.to_be_bytes().to_vec();
+        frame.extend([0, 0, 0, 1, 1, 0]);
+        frame.extend(envelope);
+        let mut stream = UnixStream::connect(address.trim_start_matches("unix://"))?;
+        stream.write_all(&frame)?;
+        Ok(())
     }
 
     /// Creates the task of a bundle, without stdio.
@@ -206,6 +234,41 @@ impl Tasks {
                 ..Default::default()
             },
         )
+    }
+
+    /// Changes limits: `resources` is JSON of the type that containerd sends.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn update(&self, id: &str, resources: &str) -> ttrpc::Result<Empty> {
+        let resources = Any {
+            type_url: LINUX_RESOURCES.to_owned(),
+            value: resources.into(),
+            ..Default::default()
+        };
+        self.call(
+            "Update",
+            &UpdateTaskRequest {
+                id: id.into(),
+                resources: Some(resources).into(),
+                ..Default::default()
+            },
+        )
+    }
+
+    /// What a task uses: the message of either cgroup version.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn stats(&self, id: &str) -> ttrpc::Result<Any> {
+        let request = StatsRequest {
+            id: id.into(),
+            ..Default::default()
+        };
+        let answer: StatsResponse = self.call("Stats", &request)?;
+        Ok(answer.stats.unwrap_or_default())
     }
 
     /// Who the shim is.

@@ -29,8 +29,10 @@ mod cases {
     pub(crate) mod hooks;
     pub(crate) mod identity;
     pub(crate) mod isolation;
+    pub(crate) mod limits;
     pub(crate) mod metrics;
     pub(crate) mod programs;
+    pub(crate) mod recovery;
     pub(crate) mod refusals;
 }
 
@@ -40,9 +42,11 @@ const MODULES: &[(&str, &[Case])] = &[
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("metrics", cases::metrics::CASES),
+    ("limits", cases::limits::CASES),
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
+    ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
     ("hooks", cases::hooks::CASES),
     ("cgroups", cases::cgroups::CASES),

@@ -2,9 +2,7 @@
 //! at all.
 
 use anyhow::{Result, ensure};
-use containerd_shim_protos::api::{
-    CheckpointTaskRequest, Empty, ResizePtyRequest, Status, UpdateTaskRequest,
-};
+use containerd_shim_protos::api::{CheckpointTaskRequest, Empty, ResizePtyRequest, Status};
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::guests;
@@ -48,7 +46,6 @@ fn what_is_not_there_is_unimplemented() -> Result<()> {
         };
     }
     let answers = answers! {
-        "Update": UpdateTaskRequest => Empty,
         "ResizePty": ResizePtyRequest => Empty,
         "Checkpoint": CheckpointTaskRequest => Empty,
     };

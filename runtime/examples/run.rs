@@ -61,7 +61,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     Ok(match outcome {
         Outcome::Exited(code) => u8::try_from(code).unwrap_or(u8::MAX).into(),
-        Outcome::Trapped { .. } => ExitCode::from(134),
+        Outcome::Trapped { .. } | Outcome::StackOverflow { .. } | Outcome::TooMany { .. } => {
+            ExitCode::from(134)
+        }
+        Outcome::DeadlineExceeded { .. } => ExitCode::from(124),
         Outcome::OutOfMemory { .. } | Outcome::Killed => ExitCode::from(137),
     })
 }

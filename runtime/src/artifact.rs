@@ -11,6 +11,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
+use crate::limits::largest_transfer;
 use crate::prepared::Entry;
 use crate::{Engine, Error, Guest, Prepared, faults};
 
@@ -49,6 +50,14 @@ impl Code {
         }
     }
 
+    /// What it was mapped for.
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        match self {
+            Self::Module(module) => module.engine(),
+            Self::Component(component) => component.engine(),
+        }
+    }
+
     /// The whole artifact, an ELF file.
     #[allow(unsafe_code, reason = "wasmtime shows the image as pointers")]
     pub(crate) fn image(&self) -> &[u8] {
@@ -73,10 +82,10 @@ impl std::fmt::Debug for Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn new(engine: &Engine, code: Code, means: Means) -> Self {
+    pub(crate) fn new(engine: &Engine, means: Means) -> Self {
         Self {
             engine: engine.clone(),
-            code,
+            code: means.code().clone(),
             means,
         }
     }
@@ -132,11 +141,12 @@ impl Artifact {
         let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
         store.limiter(|host| &mut host.limiter);
         let interrupter = Interrupter::new(self.means.clone());
+        store.set_hostcall_fuel(largest_transfer(&guest.budget));
         match &self.means {
             Means::Fence(fence) => {
                 faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
             }
-            Means::Epoch(_) => {
+            Means::Epoch(..) => {
                 store.set_epoch_deadline(1);
                 store.epoch_deadline_async_yield_and_update(1);
             }
@@ -145,13 +155,7 @@ impl Artifact {
             Code::Module(module) => link_module(module, &mut store)?,
             Code::Component(component) => link_component(component)?,
         };
-        Ok(Prepared::new(
-            store,
-            entry,
-            interrupter,
-            guest.stdout,
-            guest.stderr,
-        ))
+        Prepared::new(store, entry, interrupter, guest)
     }
 }
 

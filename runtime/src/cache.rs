@@ -9,6 +9,8 @@
 //! All entries together are bounded: after each compilation those go that were not used for the
 //! longest time. A guest that runs one keeps it mapped, unlinked or not.
 //!
+//! A process maps an entry once, however many guests run it, as long as one of them lives ([`Shared`]).
+//!
 //! The folder belongs to the user of the process and is closed to all others: who can write there can
 //! run native code in every pod.
 
@@ -27,6 +29,7 @@ use crate::fence::Fence;
 use crate::folder::{self, Folder};
 use crate::interrupt::Means;
 use crate::landing::Landing;
+use crate::shared::{EntryFile, Shared};
 use crate::{Artifact, Compiler, Engine, Error, Progress};
 
 /// Compiled programs of this node.
@@ -35,6 +38,7 @@ pub struct Cache {
     folder: Folder,
     compiler: Compiler,
     limit: u64,
+    shared: Shared,
 }
 
 /// An artifact, and where it came from.
@@ -62,7 +66,7 @@ pub enum Origin {
 
 /// What looking for an entry found.
 enum Lookup {
-    Found(Code),
+    Found(Code, EntryFile),
     Missing,
     Damaged(String),
 }
@@ -82,6 +86,7 @@ impl Cache {
             folder: Folder::new(directory)?,
             compiler,
             limit: Self::LIMIT,
+            shared: Shared::default(),
         })
     }
 
@@ -119,13 +124,13 @@ impl Cache {
             Interruption::Fence => Some(self.landing(engine, watch)?),
             Interruption::Epoch => None,
         };
-        let (code, origin) = self.load_code(engine, wasm, watch)?;
+        let (code, file, origin) = self.load_code(engine, wasm, watch)?;
         let means = match landing {
-            Some(landing) => Means::Fence(Arc::new(Fence::new(code.clone(), landing))),
-            None => Means::Epoch(engine.shared()),
+            Some(landing) => Means::Fence(Arc::new(Fence::new(code, landing))),
+            None => Means::Epoch(engine.shared(), Arc::new(code)),
         };
         Ok(Loaded {
-            artifact: Artifact::new(engine, code, means),
+            artifact: Artifact::new(engine, self.shared.means(engine, file, means)),
             origin,
         })
     }
@@ -149,7 +154,7 @@ impl Cache {
         engine: &Engine,
         wasm: &File,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<(Code, Origin), Error> {
+    ) -> Result<(Code, EntryFile, Origin), Error> {
         let read = || Error::cache("read the module");
         let size = wasm.metadata().map_err(read())?.len();
         if size > MAX_WASM {
@@ -160,15 +165,15 @@ impl Cache {
         let digest = Digest::of(wasm, size).map_err(read())?;
         let fingerprint = wasi_settings::fingerprint(engine.interruption());
         let name = format!("{digest}-{fingerprint}");
-        if let Lookup::Found(code) = self.lookup(engine, &name)? {
-            return Ok((code, Origin::Mapped));
+        if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
+            return Ok((code, file, Origin::Mapped));
         }
         let lock = self.folder.lock(&name, || watch(Progress::Waiting))?;
         // Another process may have published while this one waited for the lock.
         let replaced = match self.lookup(engine, &name)? {
-            Lookup::Found(code) => {
+            Lookup::Found(code, file) => {
                 self.folder.unlock(lock)?;
-                return Ok((code, Origin::Mapped));
+                return Ok((code, file, Origin::Mapped));
             }
             Lookup::Missing => None,
             Lookup::Damaged(reason) => Some(reason),
@@ -176,10 +181,10 @@ impl Cache {
         let begun = Instant::now();
         let compiled = self.compile(engine, &name, wasm, &digest, watch);
         self.folder.unlock(lock)?;
-        let code = compiled?;
+        let (code, file) = compiled?;
         let took = begun.elapsed();
         self.folder.evict(self.limit, &format!("{name}.cwasm"))?;
-        Ok((code, Origin::Compiled { took, replaced }))
+        Ok((code, file, Origin::Compiled { took, replaced }))
     }
 
     fn lookup(&self, engine: &Engine, name: &str) -> Result<Lookup, Error> {
@@ -188,18 +193,22 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Missing),
             Err(error) => return Err(Error::cache(format!("open {name}.cwasm"))(error)),
         };
-        let whole = entry::check(&file).map_err(Error::cache(format!("read {name}.cwasm")))?;
-        if let Err(damage) = whole {
-            return Ok(Lookup::Damaged(damage.to_owned()));
-        }
-        Ok(match Code::map(engine, &file) {
-            Ok(code) => {
-                // A folder that cannot be written to still serves what is in it.
-                drop(folder::touch(&file));
-                Lookup::Found(code)
-            }
-            Err(reason) => Lookup::Damaged(reason),
-        })
+        let read = || Error::cache(format!("read {name}.cwasm"));
+        let entry = EntryFile::of(&file).map_err(read())?;
+        // What runs already was whole when it was mapped.
+        let code = match self.shared.code(engine, entry) {
+            Some(code) => code,
+            None => match entry::check(&file).map_err(read())? {
+                Ok(()) => match Code::map(engine, &file) {
+                    Ok(code) => code,
+                    Err(reason) => return Ok(Lookup::Damaged(reason)),
+                },
+                Err(damage) => return Ok(Lookup::Damaged(damage.to_owned())),
+            },
+        };
+        // A folder that cannot be written to still serves what is in it.
+        drop(folder::touch(&file));
+        Ok(Lookup::Found(code, entry))
     }
 
     /// Compiles and publishes; the caller holds the lock of `name`.
@@ -213,7 +222,7 @@ impl Cache {
         wasm: &File,
         digest: &Digest,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<Code, Error> {
+    ) -> Result<(Code, EntryFile), Error> {
         let temporary = format!("{name}.tmp");
         let published = format!("{name}.cwasm");
         self.folder.remove(&temporary)?;
@@ -230,10 +239,11 @@ impl Cache {
             let code = Code::map(engine, &file).map_err(|reason| Error::Engine {
                 reason: format!("what the compiler made cannot be loaded: {reason}"),
             })?;
+            let entry = EntryFile::of(&file).map_err(Error::cache(format!("read {temporary}")))?;
             self.folder
                 .rename(&temporary, &published)
                 .map_err(Error::cache(format!("publish {published}")))?;
-            Ok(code)
+            Ok((code, entry))
         };
         let made = make();
         if made.is_err() {

@@ -10,6 +10,10 @@ use wasi_settings::Interruption;
 use crate::Error;
 use crate::landing::Landing;
 
+/// The stack of a guest's calls, in bytes; twice wasmtime's default, because interpreters in wasm recurse
+/// deeply. Pages that nobody has touched cost nothing.
+const STACK: usize = 1 << 20;
+
 /// A wasmtime engine without a compiler. Cloning it is cheap and shares everything.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -54,8 +58,10 @@ impl Engine {
     }
 
     fn with(interruption: Interruption) -> Result<Self, Error> {
-        let engine =
-            wasmtime::Engine::new(&wasi_settings::config(interruption)).map_err(Error::engine)?;
+        let mut config = wasi_settings::config(interruption);
+        // Of the 2 MiB that wasmtime maps for it, host functions have the other half.
+        config.max_wasm_stack(STACK);
+        let engine = wasmtime::Engine::new(&config).map_err(Error::engine)?;
         Ok(Self {
             wasmtime: WasmtimeEngine(engine),
             interruption,

@@ -54,6 +54,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A thread that limits guests could not be started. The host's fault.
+    #[error("cannot start the thread that {what}")]
+    Thread {
+        /// What it is for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The artifact cache does not work. The host's fault.
     #[error("the artifact cache: cannot {action}")]
     Cache {
@@ -104,6 +113,7 @@ impl Error {
             | Self::NoEntrypoint { .. }
             | Self::Nul { .. } => true,
             Self::Compiler { .. }
+            | Self::Thread { .. }
             | Self::Cache { .. }
             | Self::CacheOpen { .. }
             | Self::Descriptor { .. }

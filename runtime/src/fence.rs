@@ -78,6 +78,11 @@ impl Fence {
         }
     }
 
+    /// What it stands around.
+    pub(crate) fn code(&self) -> &Code {
+        &self.code
+    }
+
     /// Whether `pc` is in the code.
     pub(crate) fn contains(&self, pc: usize) -> bool {
         self.text.contains(&pc)

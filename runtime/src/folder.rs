@@ -9,6 +9,7 @@
 //!
 //! An entry's time of modification is when it was last used, give or take [`REFRESH`].
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -140,20 +141,22 @@ impl Folder {
     }
 
     /// The entries, the names of those being made, and the lock that others wait for who evict.
-    fn list(&self) -> io::Result<(Vec<Entry>, Vec<String>, OwnedFd)> {
+    fn list(&self) -> io::Result<(Vec<Entry>, BTreeSet<String>, OwnedFd)> {
         // Opened anew, as threads that share a descriptor share its lock.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.0, ".", flags, Mode::empty())?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&folder, FlockOperation::LockExclusive))?;
-        let (mut entries, mut unfinished) = (vec![], vec![]);
+        let (mut entries, mut unfinished) = (vec![], BTreeSet::new());
         for file in Dir::read_from(&folder)? {
             let file = file?;
             // Names of ours are ASCII; others are none of our business.
             let Ok(path) = file.file_name().to_str() else {
                 continue;
             };
-            if let Some(name) = path.strip_suffix(".tmp") {
-                unfinished.push(name.to_owned());
+            let name = path.strip_suffix(".tmp");
+            // Who died with the lock may not have begun, or have finished.
+            if let Some(name) = name.or_else(|| path.strip_suffix(".lock")) {
+                unfinished.insert(name.to_owned());
             } else if path.ends_with(".cwasm") {
                 match rustix::fs::statat(&folder, path, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => entries.push(Entry::new(path, &stat)),

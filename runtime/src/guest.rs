@@ -1,11 +1,11 @@
 //! What a guest is given: plain values and descriptors.
 //!
 //! Everything is off until it is set: no arguments, no environment, no directory, closed stdin,
-//! discarded output, no network, no limits.
+//! discarded output, no network, a budget without limits.
 
 use std::os::fd::OwnedFd;
 
-use crate::{Input, Limits, Output};
+use crate::{Budget, Input, Limits, Output};
 
 /// A program's surroundings. [`Artifact::prepare`](crate::Artifact::prepare) takes it.
 #[derive(Debug, Default)]
@@ -25,8 +25,10 @@ pub struct Guest {
     pub stdout: Output,
     /// Where stderr goes, and the trace of a trap.
     pub stderr: Output,
-    /// What it may use of the host.
+    /// What it may have of the host.
     pub limits: Limits,
+    /// What it may use, together with other guests that are given the same one.
+    pub budget: Budget,
     /// Whether it may make sockets and look up names, in the network namespace of the thread that
     /// runs it.
     pub network: bool,

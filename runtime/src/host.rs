@@ -9,12 +9,8 @@ use std::os::fd::AsRawFd;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use crate::limits::Limiter;
+use crate::limits::{Limiter, largest_transfer};
 use crate::{Error, Guest};
-
-/// How many resources a guest may hold at once: files, sockets, streams, what it polls. Many are a
-/// descriptor of the process, which has some 20,000 for all its guests.
-const MAX_RESOURCES: usize = 4096;
 
 /// Store data. WASI 0.1 is implemented over WASI 0.2, so one context serves both.
 pub(crate) struct Host {
@@ -66,11 +62,12 @@ impl Host {
                 .allow_udp(true)
                 .allow_ip_name_lookup(true);
         }
+        builder.max_random_size(largest_transfer(&guest.budget) as u64);
         let mut wasi = builder.build_p1();
-        wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
+        wasi.ctx().table.set_max_capacity(guest.limits.handles);
         Ok(Self {
             wasi,
-            limiter: Limiter::new(guest.limits),
+            limiter: Limiter::new(guest.budget.clone(), guest.limits),
         })
     }
 }

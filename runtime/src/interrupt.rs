@@ -17,6 +17,9 @@
 //!     └──────────────────────────────────▲
 //! ```
 //!
+//! A CPU quota is another reason not to go on, beside a pause: a guest that is throttled stays so while it is
+//! paused and resumed, and a kill ends it.
+//!
 //! No order can be lost: it is stored, then the task is woken, then the means is used until the guest is
 //! out of the poll, or held by the fence. Whoever begins a poll, or leaves a hold, says so first and looks
 //! for orders after that; so either it sees the order, or who gave the order sees that it has to go on.
@@ -24,12 +27,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
+use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
 use crate::urgency::Urgency;
@@ -38,6 +42,8 @@ use crate::urgency::Urgency;
 const PAUSE: u32 = 1;
 /// It may not run any more.
 const KILL: u32 = 2;
+/// It may not run until its quota allows it.
+const THROTTLE: u32 = 4;
 
 /// Where a guest is: not inside of a poll.
 const OUT: u32 = 0;
@@ -61,18 +67,29 @@ pub struct Interrupter {
     means: Means,
 }
 
-/// How a guest that computes is made to notice.
+/// How a guest that computes is made to notice. All guests of a program in this process have the same, and
+/// with it its code.
 #[derive(Clone)]
 pub(crate) enum Means {
     Fence(Arc<Fence>),
-    Epoch(WasmtimeEngine),
+    Epoch(WasmtimeEngine, Arc<Code>),
+}
+
+impl Means {
+    /// The code of the guests that it stops.
+    pub(crate) fn code(&self) -> &Code {
+        match self {
+            Self::Fence(fence) => fence.code(),
+            Self::Epoch(_, code) => code,
+        }
+    }
 }
 
 impl fmt::Debug for Means {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fence(_) => "Fence",
-            Self::Epoch(_) => "Epoch",
+            Self::Epoch(..) => "Epoch",
         })
     }
 }
@@ -82,6 +99,8 @@ impl fmt::Debug for Means {
 pub(crate) struct Switch {
     orders: AtomicU32,
     place: AtomicU32,
+    /// Whether quotas are to leave it alone.
+    exempt: AtomicBool,
     waker: AtomicWaker,
     urgency: Urgency,
 }
@@ -117,7 +136,33 @@ impl Interrupter {
 
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
-        self.switch.orders.fetch_and(!PAUSE, SeqCst);
+        self.withdraw(PAUSE);
+    }
+
+    /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
+    pub(crate) fn throttle(&self, stop: bool) {
+        if stop {
+            self.order(THROTTLE);
+        }
+        // One that was exempted meanwhile is let go, whichever came first.
+        if !stop || self.switch.exempt.load(SeqCst) {
+            self.withdraw(THROTTLE);
+        }
+    }
+
+    /// No quota stops what is left to do for the guest, from now on.
+    pub(crate) fn exempt(&self) {
+        self.switch.exempt.store(true, SeqCst);
+        self.withdraw(THROTTLE);
+    }
+
+    /// Whether it is an interrupter of the same guest.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.switch, &other.switch)
+    }
+
+    fn withdraw(&self, order: u32) {
+        self.switch.orders.fetch_and(!order, SeqCst);
         self.switch.notify();
     }
 
@@ -157,7 +202,7 @@ impl Interrupter {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
                 wait(&switch.place, IN, Some(time));
             }),
-            Means::Epoch(engine) => {
+            Means::Epoch(engine, _) => {
                 engine.0.increment_epoch();
                 wait(&self.switch.place, IN, Some(time));
             }

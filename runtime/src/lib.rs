@@ -117,8 +117,10 @@
 //! ```
 
 mod artifact;
+mod budget;
 mod cache;
 mod compiler;
+mod deadline;
 mod divertible;
 mod engine;
 mod entry;
@@ -128,22 +130,31 @@ mod fence;
 mod folder;
 mod guest;
 mod host;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod interrupt;
 mod landing;
 mod limits;
+mod meter;
 mod outcome;
 mod prepared;
+mod quota;
+mod shared;
 mod stdio;
+mod throttle;
 mod urgency;
 
 pub use artifact::Artifact;
+pub use budget::{Budget, Usage};
 pub use cache::{Cache, Loaded, Origin};
 pub use compiler::{Compiler, Progress};
 pub use engine::Engine;
 pub use error::Error;
 pub use guest::{Guest, Preopen};
 pub use interrupt::Interrupter;
-pub use limits::{Limits, Usage};
-pub use outcome::Outcome;
+pub use limits::Limits;
+pub use outcome::{Countable, Outcome};
 pub use prepared::Prepared;
+pub use quota::{CpuQuota, Throttling};
 pub use stdio::{Input, Output};

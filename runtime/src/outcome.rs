@@ -1,8 +1,12 @@
 //! How a guest ended, without numbers of any protocol.
 
-use wasmtime::WasmBacktrace;
-use wasmtime_wasi::I32Exit;
+use std::fmt;
+use std::time::Duration;
 
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::{I32Exit, ResourceTableError};
+
+use crate::Limits;
 use crate::limits::MemoryLimitHit;
 
 /// How a guest ended.
@@ -15,18 +19,59 @@ pub enum Outcome {
         /// What happened, then a line for each frame.
         trace: String,
     },
-    /// It wanted more memory than its limit, in bytes.
+    /// It wanted more memory than its budget had, in bytes.
     OutOfMemory {
         /// The limit, in bytes.
         limit: u64,
+    },
+    /// It called deeper than its stack: `trace` as for a trap.
+    StackOverflow {
+        /// What happened, then a line for each frame.
+        trace: String,
+    },
+    /// It wanted more of something than its [`Limits`](crate::Limits) allow.
+    TooMany {
+        /// Of what.
+        what: Countable,
+        /// The limit.
+        limit: usize,
+    },
+    /// Its [`Limits::deadline`](crate::Limits::deadline) has passed.
+    DeadlineExceeded {
+        /// The deadline.
+        after: Duration,
     },
     /// Its [`Interrupter`](crate::Interrupter) killed it.
     Killed,
 }
 
+/// What a guest may have only so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Countable {
+    /// [`Limits::handles`](crate::Limits::handles).
+    Handles,
+    /// Core instances: [`Limits::instances`](crate::Limits::instances).
+    Instances,
+    /// Memories, which the same limit is for.
+    Memories,
+    /// Tables, which the same limit is for.
+    Tables,
+}
+
+impl fmt::Display for Countable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handles => "open files, sockets and streams",
+            Self::Instances => "instances",
+            Self::Memories => "memories",
+            Self::Tables => "tables",
+        })
+    }
+}
+
 impl Outcome {
     /// Reads the outcome of a call into the guest.
-    pub(crate) fn of(result: wasmtime::Result<Result<(), ()>>) -> Self {
+    pub(crate) fn of(result: wasmtime::Result<Result<(), ()>>, limits: &Limits) -> Self {
         let error = match result {
             Ok(Ok(())) => return Self::Exited(0),
             Ok(Err(())) => return Self::Exited(1),
@@ -38,11 +83,69 @@ impl Outcome {
         if let Some(hit) = error.downcast_ref::<MemoryLimitHit>() {
             return Self::OutOfMemory { limit: hit.limit };
         }
+        if let Some((what, limit)) = too_many(&error, limits) {
+            return Self::TooMany { what, limit };
+        }
         // Not the error's own `Debug`, which has the host's stack in it when RUST_BACKTRACE is set.
         let mut trace = format!("{}\n", error.root_cause());
         if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
             trace.push_str(&format!("{backtrace}\n"));
         }
+        if error.downcast_ref::<Trap>() == Some(&Trap::StackOverflow) {
+            return Self::StackOverflow { trace };
+        }
         Self::Trapped { trace }
     }
+
+    /// How the host ended it, in a line: none for what the guest did itself (that has a trace), and for
+    /// what somebody ordered.
+    #[must_use]
+    pub fn limit(&self) -> Option<String> {
+        match self {
+            Self::OutOfMemory { limit } => Some(format!(
+                "the guest reached its memory limit of {limit} bytes"
+            )),
+            Self::TooMany { what, limit } => {
+                Some(format!("the guest reached its limit of {limit} {what}"))
+            }
+            Self::DeadlineExceeded { after } => {
+                Some(format!("the guest reached its deadline of {after:?}"))
+            }
+            Self::StackOverflow { .. } => Some("the guest used up its stack".to_owned()),
+            Self::Exited(_) | Self::Trapped { .. } | Self::Killed => None,
+        }
+    }
+
+    /// What the guest's stderr ends with.
+    pub(crate) fn last_words(&self) -> String {
+        match self {
+            Self::Trapped { trace } | Self::StackOverflow { trace } => trace.clone(),
+            Self::OutOfMemory { .. }
+            | Self::TooMany { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Exited(_)
+            | Self::Killed => self.limit().map(|limit| limit + "\n").unwrap_or_default(),
+        }
+    }
+}
+
+/// wasmtime has no type for the first three, only words (`StoreOpaque::bump_resource_counts`); a test
+/// reaches each of them.
+fn too_many(error: &wasmtime::Error, limits: &Limits) -> Option<(Countable, usize)> {
+    if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        return Some((Countable::Handles, limits.handles));
+    }
+    let cause = error.root_cause().to_string();
+    if cause == "cannot allocate another handle: store handle limit exceeded" {
+        return Some((Countable::Handles, limits.handles));
+    }
+    let what = cause.strip_prefix("resource limit exceeded: ")?;
+    let (what, _) = what.split_once(" count too high")?;
+    let what = match what {
+        "instance" => Countable::Instances,
+        "memory" => Countable::Memories,
+        "table" => Countable::Tables,
+        _ => return None,
+    };
+    Some((what, limits.instances))
 }

@@ -7,13 +7,14 @@ use tokio::time::timeout;
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use crate::deadline::Deadline;
 use crate::host::Host;
-use crate::{Interrupter, Outcome, Output, Usage};
+use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Usage};
 
 /// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
 /// (`cmd/containerd-shim-runc-v2/process/init.go`).
 const TAKE: Duration = Duration::from_secs(10);
-/// The same for a guest that was killed, which has to be gone at once.
+/// The same for a guest that was killed or had its time, which has to be gone at once.
 const TAKE_AFTER_KILL: Duration = Duration::from_millis(20);
 
 /// A program linked to what it is given. Dropping it frees everything; nothing has run.
@@ -21,6 +22,9 @@ pub struct Prepared {
     store: Store<Host>,
     entry: Entry,
     interrupter: Interrupter,
+    budget: Budget,
+    limits: Limits,
+    deadline: Option<Deadline>,
     stdout: Output,
     stderr: Output,
 }
@@ -42,16 +46,20 @@ impl Prepared {
         store: Store<Host>,
         entry: Entry,
         interrupter: Interrupter,
-        stdout: Output,
-        stderr: Output,
-    ) -> Self {
-        Self {
+        guest: Guest,
+    ) -> Result<Self, Error> {
+        let deadline = guest.limits.deadline;
+        let deadline = deadline.map(|after| Deadline::new(after, interrupter.clone()));
+        Ok(Self {
             store,
             entry,
             interrupter,
-            stdout,
-            stderr,
-        }
+            budget: guest.budget,
+            limits: guest.limits,
+            deadline: deadline.transpose()?,
+            stdout: guest.stdout,
+            stderr: guest.stderr,
+        })
     }
 
     /// Ends this guest from any thread, now or while it runs.
@@ -60,13 +68,14 @@ impl Prepared {
         self.interrupter.clone()
     }
 
-    /// What this guest uses, now or while it runs, and its peak after that.
+    /// What the guests of its budget use.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        self.store.data().limiter.usage()
+        self.budget.usage()
     }
 
-    /// Runs the guest to its end, on the thread that polls, within a tokio runtime.
+    /// Runs the guest to its end, on the thread that polls, within a tokio runtime. That has to be one
+    /// thread from the first poll to the last: its processor time is what the budget pays.
     ///
     /// When it is done its output has been taken by the other side, the trace of a trap included, and
     /// all it held is freed. A reader that takes nothing is waited for 10 s, and after a kill 20 ms;
@@ -76,24 +85,33 @@ impl Prepared {
             mut store,
             entry,
             interrupter,
+            budget,
+            limits,
+            deadline,
             stdout,
             stderr,
         } = self;
-        let ended = interrupter.guard(entry.call(&mut store)).await;
-        let outcome = ended.map_or(Outcome::Killed, Outcome::of);
+        if let Some(deadline) = &deadline {
+            deadline.start();
+        }
+        let ended = budget.run(entry.call(&mut store), &interrupter).await;
+        let outcome = match (ended, &deadline) {
+            (Some(result), _) => Outcome::of(result, &limits),
+            (None, Some(deadline)) if deadline.has_passed() => Outcome::DeadlineExceeded {
+                after: deadline.after,
+            },
+            (None, _) => Outcome::Killed,
+        };
+        // What it may take from now on is bounded by the reader.
+        drop(deadline);
         // Its files and sockets are closed before anybody hears of its end.
         drop(store);
-        let last_words = match &outcome {
-            Outcome::Trapped { trace } => trace.clone(),
-            Outcome::OutOfMemory { limit } => {
-                format!("the guest reached its memory limit of {limit} bytes\n")
-            }
-            Outcome::Exited(_) | Outcome::Killed => String::new(),
-        };
+        let last_words = outcome.last_words();
         // Both at once: who does not read one of them may read the other.
         let finish = join(stdout.finish(b""), stderr.finish(last_words.as_bytes()));
         // Whether all was taken or not, there is nobody to tell.
-        let _taken = if outcome == Outcome::Killed {
+        let stopped = matches!(outcome, Outcome::Killed | Outcome::DeadlineExceeded { .. });
+        let _taken = if stopped {
             timeout(TAKE_AFTER_KILL, finish).await.ok()
         } else {
             let finished = interrupter.guard(timeout(TAKE, finish)).await;

@@ -3,23 +3,23 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use wasi_bundles::Moment;
+use wasi_runtime::Usage;
 
 use crate::Error;
+use crate::allowance::Allowance;
 use crate::announcer::Announcer;
 use crate::confine::Parked;
 use crate::driver::{Ask, Driver, Reply};
 use crate::events::Publisher;
 use crate::exec::Execs;
 use crate::hooks::ContainerHooks;
-use crate::lifecycle::{Exit, PhaseKind, Request, Signal};
+use crate::lifecycle::{Exit, PhaseKind, Refusal, Request, Signal};
 use crate::placement::Placement;
 use crate::process::{Process, Snapshot, View};
 use crate::recover::PidRecord;
@@ -40,8 +40,6 @@ pub struct About {
     pub stdio: StdioPaths,
     /// The id of the container's thread.
     pub pid: u32,
-    /// The memory limit, in bytes.
-    pub memory_limit: Option<u64>,
     /// What is run beside it.
     pub hooks: ContainerHooks,
 }
@@ -50,12 +48,10 @@ pub struct About {
 #[derive(Debug)]
 pub struct Container {
     about: About,
+    allowance: Allowance,
+    usage: Usage,
     init: Arc<View>,
     execs: watch::Receiver<Execs>,
-    /// The most processor time that was ever told, in nanoseconds: a counter does not go back.
-    cpu: AtomicU64,
-    /// The most memory that was ever told, in bytes.
-    peak: AtomicU64,
     requests: mpsc::Sender<Ask>,
     /// Starts of the init come one after the other: the hooks around one run once.
     starting: Mutex<()>,
@@ -66,11 +62,13 @@ impl Container {
     /// `placement` is where the threads of its execs are put, too.
     pub async fn drive(
         about: About,
+        allowance: Allowance,
         holds: Holds,
         thread: Parked,
         events: Publisher,
         placement: Placement,
     ) -> Self {
+        let usage = thread.usage();
         if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
             log::error!("cannot record the pid of container {}: {error}", about.id);
         }
@@ -97,10 +95,10 @@ impl Container {
         tokio::spawn(driver.run(requests));
         Self {
             about,
+            allowance,
+            usage,
             init: Arc::new(init),
             execs,
-            cpu: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
             requests: sender,
             starting: Mutex::new(()),
         }
@@ -142,25 +140,16 @@ impl Container {
     /// What it uses, or used until its end, execs included. Never waits.
     #[must_use]
     pub fn consumption(&self) -> Consumption {
-        let exit = self.init.snapshot().exit;
-        let execs = self.execs.borrow().clone();
-        let live = execs.by_id.values();
-        let live: Vec<_> = live.filter(|exec| exec.snapshot().exit.is_none()).collect();
-        // Between its end and its exit a thread is gone already.
-        let own = exit.map_or_else(|| self.init.cpu(), |exit| exit.cpu);
-        let cpu = live.iter().map(|exec| exec.cpu()).sum::<Duration>() + own + execs.cpu;
-        let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
-        let cpu = self.cpu.fetch_max(cpu, Relaxed).max(cpu);
-        let more: u64 = live.iter().map(|exec| exec.usage().memory()).sum();
-        let memory = self.init.usage().memory() + more;
-        let peak = self.init.usage().peak().max(memory);
+        let live = |view: &View| u64::from(view.snapshot().exit.is_none());
+        let execs: u64 = self.execs().iter().map(|exec| live(exec)).sum();
         Consumption {
-            cpu: Duration::from_nanos(cpu),
-            memory,
-            peak: self.peak.fetch_max(peak, Relaxed).max(peak),
-            limit: self.about.memory_limit,
-            threads: u64::from(exit.is_none()) + live.len() as u64,
-            oom: execs.oom || exit.is_some_and(|exit| exit.oom),
+            cpu: self.usage.cpu(),
+            throttling: self.usage.throttling(),
+            memory: self.usage.memory(),
+            peak: self.usage.peak(),
+            limit: self.usage.memory_limit(),
+            threads: live(&self.init) + execs,
+            oom_kills: self.usage.memory_refusals(),
         }
     }
 
@@ -224,6 +213,23 @@ impl Container {
             Request::Resume
         };
         self.lifecycle(None, request).await.map(drop)
+    }
+
+    /// Changes limits: `resources` is `LinuxResources` as JSON. Counts at once, also while it is paused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when it has ended, and as for [`Allowance::update`].
+    pub fn update(&self, resources: &[u8]) -> Result<(), Error> {
+        match self.init.snapshot().phase {
+            PhaseKind::Created | PhaseKind::Running | PhaseKind::Paused => {
+                self.allowance.update(resources)
+            }
+            PhaseKind::Stopped => Err(Error::Refused {
+                id: self.about.id.clone(),
+                refusal: Refusal::NotRunning,
+            }),
+        }
     }
 
     /// Ends what is left of the container, and its driver; or of an exec. Of several that ask at once

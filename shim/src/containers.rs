@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
+use crate::allowance::Allowance;
 use crate::confine::Birth;
 use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
@@ -124,7 +125,7 @@ impl Containers {
     ) -> Result<Arc<Container>, Error> {
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
         let (holds, stdio) = creation.stdio.open()?;
-        let memory_limit = plan.limits().memory;
+        let allowance = Allowance::new(*plan.limits())?;
         let cgroup = plan.cgroup().clone();
         let (checkpoint, hooked) = hooks.create();
         let birth = Birth {
@@ -133,6 +134,7 @@ impl Containers {
             stdio,
             programs: Arc::clone(&self.programs),
             checkpoint,
+            budget: allowance.budget().clone(),
         };
         let (joined, thread, hooked) = tokio::join!(
             self.placement.join(&bundle, &cgroup),
@@ -173,11 +175,10 @@ impl Containers {
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
             pid: thread.pid(),
-            memory_limit,
             hooks,
         };
         let (events, placement) = (self.events.clone(), self.placement.clone());
-        let container = Container::drive(about, holds, thread, events, placement).await;
+        let container = Container::drive(about, allowance, holds, thread, events, placement).await;
         let id = container.about().id.clone();
         let (container, wanted) = reservation.fill(container);
         if !wanted {

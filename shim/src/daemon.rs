@@ -5,7 +5,7 @@
 //! is printed: containerd connects at once, and waits in the backlog until the child accepts.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,8 @@ pub struct Inheritance {
     pub oom_score_adj: io::Result<i32>,
     /// Whether it is put into a cgroup that was chosen for it.
     pub has_cgroup: bool,
+    /// Says a byte when `start` has answered; ends without one when that died before.
+    pub answered: PipeReader,
 }
 
 /// The signals that tell the daemon to go.
@@ -104,11 +106,16 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         .ok_or(StartError::NoEventsAddress)?;
     let cache = CacheOptions::from_environment()?;
     let program = std::env::current_exe().map_err(StartError::io("find its own program"))?;
+    let (answered, mut answering) = io::pipe().map_err(StartError::io("make a pipe"))?;
+    // containerd 1.6 and 1.7 read it to find the shim again after their own restart. Before there is a
+    // socket, because `delete` finds the socket of a `start` that was killed by it.
+    fs::write(bundle.join("address"), &address)
+        .map_err(StartError::io("write the address file"))?;
     let bound = socket
         .bind()
         .map_err(StartError::io(format!("listen on {address}")))?;
     let Socket::Bound(listener, claim) = bound else {
-        answer(&bundle, &address, &dialect)?;
+        answer(&address, &dialect)?;
         return Ok(Started::Answered);
     };
     let oom_score_adj = oom_score_adj();
@@ -121,6 +128,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
     // any, and neither std nor the crates used above start threads of their own.
     match unsafe { nix::unistd::fork() }.map_err(|error| StartError::io("fork")(error.into()))? {
         ForkResult::Child => {
+            drop(answering);
             detach().map_err(StartError::io("detach from containerd"))?;
             Ok(Started::Daemon(Box::new(Inheritance {
                 listener,
@@ -133,13 +141,18 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 debug,
                 oom_score_adj,
                 has_cgroup: shim_cgroup.is_some(),
+                answered,
             })))
         }
         ForkResult::Parent { child } => {
-            let answered = record(child, &bundle)
+            let told = record(child, &bundle)
                 .and_then(|()| place(child, shim_cgroup.as_deref()))
-                .and_then(|()| answer(&bundle, &address, &dialect));
-            if let Err(error) = answered {
+                .and_then(|()| answer(&address, &dialect))
+                .and_then(|()| {
+                    let told = answering.write_all(b"!");
+                    told.map_err(StartError::io("tell the daemon that it is known"))
+                });
+            if let Err(error) = told {
                 // A child of this process, and not waited for: the id is its own.
                 let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
                 drop(claim);
@@ -167,9 +180,7 @@ fn place(daemon: Pid, cgroup: Option<&str>) -> Result<(), StartError> {
 }
 
 /// Tells containerd where the shim listens.
-fn answer(bundle: &Path, address: &str, dialect: &Dialect) -> Result<(), StartError> {
-    // containerd 1.6 and 1.7 read it to find the shim again after their own restart.
-    fs::write(bundle.join("address"), address).map_err(StartError::io("write the address file"))?;
+fn answer(address: &str, dialect: &Dialect) -> Result<(), StartError> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(&dialect.reply(address))

@@ -76,6 +76,27 @@ pub enum Error {
     /// The engine or its cache cannot be set up on this host.
     #[error("cannot set up the wasm engine")]
     Engine(#[source] wasi_runtime::Error),
+    /// A limit cannot be kept on this host.
+    #[error("cannot limit the container")]
+    Limit(#[source] wasi_runtime::Error),
+    /// An update with something else than resources of Linux.
+    #[error(
+        "cannot update the container with `{found}`; send types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+    )]
+    Resources {
+        /// The type that was sent; empty for nothing.
+        found: String,
+    },
+    /// No root file system to run on.
+    #[error(
+        "cannot use the root file system {path}, which root.path of config.json names: {reason}"
+    )]
+    Rootfs {
+        /// The host's path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A bind mount of nothing.
     #[error(
         "cannot mount {source_path} at {destination}: the source does not exist on the host; \
@@ -205,12 +226,15 @@ impl Error {
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
             Self::Bundle(_)
+            | Self::Rootfs { .. }
             | Self::MountSource { .. }
+            | Self::Resources { .. }
             | Self::NoExecId
             | Self::WorkingDirectory { .. } => Code::INVALID_ARGUMENT,
             Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
             Self::Program { .. }
             | Self::Engine(_)
+            | Self::Limit(_)
             | Self::Mount { .. }
             | Self::Stdio { .. }
             | Self::Hook { .. }

@@ -3,15 +3,22 @@
 use std::os::fd::OwnedFd;
 
 use wasi_bundles::{Plan, Process};
-use wasi_runtime::{Guest, Limits, Preopen};
+use wasi_runtime::{Budget, Guest, Limits, Preopen};
 
+use crate::allowance;
 use crate::stdio::GuestStdio;
 
 /// The guest that is `process` in the container of `plan`, whose root directory is `root`.
 ///
 /// The network needs no permission here: a guest reaches what its thread's network namespace reaches.
 #[must_use]
-pub fn guest(plan: &Plan, process: &Process, root: OwnedFd, stdio: GuestStdio) -> Guest {
+pub fn guest(
+    plan: &Plan,
+    process: &Process,
+    root: OwnedFd,
+    stdio: GuestStdio,
+    budget: Budget,
+) -> Guest {
     Guest {
         args: process.args.clone(),
         env: process.env.clone(),
@@ -24,8 +31,11 @@ pub fn guest(plan: &Plan, process: &Process, root: OwnedFd, stdio: GuestStdio) -
         stdout: stdio.stdout,
         stderr: stdio.stderr,
         limits: Limits {
-            memory: plan.limits().memory,
+            handles: allowance::handles(process.open_files).unwrap_or(Limits::default().handles),
+            deadline: plan.options().deadline,
+            ..Limits::default()
         },
+        budget,
         network: true,
     }
 }

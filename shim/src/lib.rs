@@ -8,6 +8,7 @@
 //!
 //! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
 
+pub mod allowance;
 mod announcer;
 pub mod bootstrap;
 pub mod cgroup;

@@ -224,6 +224,12 @@ impl Exit {
 
 /// A trap exits like a process that called `abort`: 128 + SIGABRT, as the wasmtime command does.
 const TRAPPED: u32 = 134;
+/// A stack that overflowed: 128 + SIGSEGV, which is what the kernel ends a process with.
+const STACK_OVERFLOW: u32 = 139;
+/// Too many of something, for which Linux has no such end: as for a trap.
+const TOO_MANY: u32 = TRAPPED;
+/// As coreutils' `timeout` exits.
+const DEADLINE: u32 = 124;
 /// containerd's word for an exit that nobody saw.
 const UNKNOWN: u32 = 255;
 
@@ -235,6 +241,9 @@ pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
         Some(Outcome::Exited(code)) => code & 0xff,
         Some(Outcome::Trapped { .. }) => TRAPPED,
         Some(Outcome::OutOfMemory { .. }) => Signal::KILL.exit_status(),
+        Some(Outcome::StackOverflow { .. }) => STACK_OVERFLOW,
+        Some(Outcome::TooMany { .. }) => TOO_MANY,
+        Some(Outcome::DeadlineExceeded { .. }) => DEADLINE,
         Some(Outcome::Killed) => signal.unwrap_or(Signal::KILL).exit_status(),
         None => UNKNOWN,
     }
@@ -329,6 +338,19 @@ mod tests {
             exit_status(Some(&Outcome::OutOfMemory { limit: 1 }), None),
             137
         );
+        let overflow = Outcome::StackOverflow {
+            trace: String::new(),
+        };
+        assert_eq!(exit_status(Some(&overflow), None), 139);
+        let many = Outcome::TooMany {
+            what: wasi_runtime::Countable::Handles,
+            limit: 1,
+        };
+        assert_eq!(exit_status(Some(&many), None), 134);
+        let late = Outcome::DeadlineExceeded {
+            after: Duration::from_secs(1),
+        };
+        assert_eq!(exit_status(Some(&late), Some(TERM)), 124);
         assert_eq!(exit_status(Some(&Outcome::Killed), Some(TERM)), 143);
         assert_eq!(exit_status(None, None), 255);
     }

@@ -57,24 +57,25 @@ impl Log for FifoLogger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let message = record.args().to_string();
+        // Poisoned by a panic between two writes, the file is as good as before.
+        let mut fifo = self
+            .fifo
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Within the lock, so that one line tells of a gap, and no two.
         let missing = self.dropped.load(Relaxed);
         let gap = if missing > 0 {
             format!(" missing={missing}")
         } else {
             String::new()
         };
-        let message = record.args().to_string();
         let mut line = format!(
             "level={} runtime=io.containerd.wasi.v1{gap} msg={message:?}",
             record.level().as_str().to_lowercase(),
         );
         line.truncate(line.floor_char_boundary(MAX_LINE - 1));
         line.push('\n');
-        // Poisoned by a panic between two writes, the file is as good as before.
-        let mut fifo = self
-            .fifo
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if fifo.write_all(line.as_bytes()).is_ok() {
             self.dropped.fetch_sub(missing, Relaxed);
         } else {
@@ -83,4 +84,47 @@ impl Log for FifoLogger {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn say(logger: &FifoLogger, message: &str) {
+        logger.log(
+            &Record::builder()
+                .target("containerd_shim_wasi")
+                .args(format_args!("{message}"))
+                .build(),
+        );
+    }
+
+    #[test]
+    fn one_line_tells_how_many_are_missing() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut full = File::from(OwnedFd::from(writer));
+        while full.write(&[b'.'; MAX_LINE]).is_ok() {}
+        let logger = FifoLogger {
+            fifo: Mutex::new(full),
+            dropped: AtomicU64::new(0),
+        };
+        (0..3).for_each(|_| say(&logger, "lost"));
+        // A pipe has room for 16 of these.
+        reader.read_exact(&mut vec![0; 16 * MAX_LINE]).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| say(&logger, "kept"));
+            }
+        });
+        drop(logger);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text.matches("msg=\"kept\"").count(), 8, "{text}");
+        assert_eq!(text.matches(" missing=3 ").count(), 1, "{text}");
+        assert_eq!(text.matches("missing").count(), 1, "{text}");
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use wasi_bundles::{Plan, Process, open_in_root};
+use wasi_runtime::Budget;
 
 use crate::namespaces::Handles;
 use crate::programs::Programs;
@@ -30,6 +31,8 @@ pub struct Place {
     pub namespaces: Handles,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
+    /// What its guests may use, all together.
+    pub budget: Budget,
 }
 
 impl Place {

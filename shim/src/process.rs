@@ -7,12 +7,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use wasi_runtime::{Outcome, Usage};
+use wasi_runtime::Outcome;
 
 use crate::Error;
 use crate::confine::{Ended, Parked, Running};
 use crate::lifecycle::{Exit, PhaseKind, Signal, exit_status};
-use crate::stats::thread_cpu;
 use crate::stdio::{Holds, StdioPaths};
 
 /// Where a process is now.
@@ -33,7 +32,6 @@ pub struct View {
     pub pid: u32,
     /// The streams, as containerd named them.
     pub stdio: StdioPaths,
-    usage: Usage,
     snapshot: watch::Receiver<Snapshot>,
 }
 
@@ -56,16 +54,6 @@ impl View {
         exit.ok_or_else(|| Error::NotFound {
             id: self.id.clone(),
         })
-    }
-
-    /// The processor time of its thread; of one that has ended, nothing.
-    pub(crate) fn cpu(&self) -> Duration {
-        thread_cpu(self.pid).unwrap_or_default()
-    }
-
-    /// What its guest uses of the memory.
-    pub(crate) fn usage(&self) -> &Usage {
-        &self.usage
     }
 }
 
@@ -111,7 +99,6 @@ impl Process {
             id: id.to_owned(),
             pid: thread.pid(),
             stdio,
-            usage: thread.usage(),
             snapshot: seen,
         };
         let process = Self {
@@ -199,11 +186,12 @@ impl Process {
         self.holds = Holds::default();
         let (outcome, cpu) = end.map_or((None, Duration::ZERO), |end| (Some(end.outcome), end.cpu));
         match &outcome {
-            Some(Outcome::OutOfMemory { limit }) => {
-                log::warn!("{} reached its memory limit of {limit} bytes", self.id);
-            }
             None => log::error!("{} was lost to a panic", self.id),
-            Some(Outcome::Exited(_) | Outcome::Trapped { .. } | Outcome::Killed) => {}
+            Some(outcome) => {
+                if let Some(limit) = outcome.limit() {
+                    log::warn!("{}: {limit}", self.id);
+                }
+            }
         }
         Some(Exit {
             status: exit_status(outcome.as_ref(), guest.ended_by),

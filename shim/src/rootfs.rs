@@ -28,7 +28,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
-use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use wasi_bundles::{Mount, MountKind, Plan};
 
 use self::attributes::Change;
@@ -70,10 +70,12 @@ impl Rootfs {
         mounted: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let given = &plan.rootfs().path;
-        // The kernel's list of mounts has no symlinks in it: `/var/run` would be one.
-        let path = std::fs::create_dir_all(given)
-            .and_then(|()| given.canonicalize())
-            .map_err(Error::host(format!("make the rootfs {}", given.display())))?;
+        if !layers.is_empty() {
+            // A place for them. Without any it is somebody else's, who has made it.
+            std::fs::create_dir_all(given)
+                .map_err(Error::host(format!("make the rootfs {}", given.display())))?;
+        }
+        let path = directory(given)?;
         for layer in layers {
             mount_layer(layer, given, &path)?;
         }
@@ -151,6 +153,25 @@ impl Rootfs {
         };
         enter().map_err(Error::host("enter the container's root"))
     }
+}
+
+/// The root file system's directory. The kernel's list of mounts has no symlinks in it: `/var/run` would
+/// be one.
+fn directory(given: &Path) -> Result<PathBuf, Error> {
+    let unusable = |reason: String| Error::Rootfs {
+        path: given.to_owned(),
+        reason,
+    };
+    let path = given
+        .canonicalize()
+        .map_err(|error| unusable(error.to_string()))?;
+    if path == Path::new("/") {
+        return Err(unusable("it is the host's own".to_owned()));
+    }
+    if !path.is_dir() {
+        return Err(unusable("it is no directory".to_owned()));
+    }
+    Ok(path)
 }
 
 /// Mounts one of containerd's mounts for the root file system, which it knows as `given`, at `root` or
@@ -300,11 +321,18 @@ fn protect(tree: &Tree, path: &Path) -> Result<(), Error> {
     let Some(target) = tree.find(path)? else {
         return Ok(());
     };
-    let on = descriptor_path(&target);
-    rustix::mount::mount_bind_recursive(&on, &on).map_err(mount_error("a read-only path", path))?;
-    Change::READONLY
-        .apply_recursively(tree.open(path)?)
-        .map_err(mount_error("a read-only path", path))
+    // Put there when it is read-only already: what is mounted on the root itself no path leads to.
+    let copy = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let protect = || -> rustix::io::Result<()> {
+        let copy = rustix::mount::open_tree(&target, c"", copy)?;
+        Change::READONLY.apply_recursively(&copy)?;
+        rustix::mount::move_mount(&copy, c"", &target, c"", both)
+    };
+    protect().map_err(mount_error("a read-only path", path))
 }
 
 fn make_devices(dev: &OwnedFd) -> rustix::io::Result<()> {

@@ -4,15 +4,18 @@
 //! guest code; containers have threads of their own.
 //!
 //! The shim goes when containerd said Shutdown and no container is left, whichever comes last; when it
-//! was started and no container was created for a minute; and on SIGTERM or SIGINT, with its containers.
+//! was started and no container was created for a minute; when its `start` was killed before it had
+//! answered; and on SIGTERM or SIGINT, with its containers.
 //! First it withdraws its socket, so that no new container is sent to it, last it drains its events. A
 //! shim that was promised to another container (see [`crate::socket`]) waits for that one first.
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -48,6 +51,9 @@ const ANSWERS: Duration = Duration::from_millis(250);
 pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     // A bundle without a log fifo (the sandbox API, a test) has a shim without a log.
     drop(logger::init(&inheritance.bundle, inheritance.debug));
+    if let Err(error) = raise_open_files() {
+        log::warn!("cannot have more open files: {error}");
+    }
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,6 +67,17 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
         log::error!("cannot serve: {error}");
     }
     served
+}
+
+/// What its containers have open this process has. containerd passes on a soft limit of 1,024 even where
+/// it has more itself.
+fn raise_open_files() -> io::Result<()> {
+    let own = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: own.maximum,
+        ..own
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 async fn run(inheritance: Inheritance) -> io::Result<()> {
@@ -83,6 +100,7 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
+    let unanswered = unanswered(inheritance.answered)?;
     inheritance.listener.set_nonblocking(true)?;
     let mut server = Server::new()
         .add_listener(Listener::from(UnixListener::from_std(
@@ -94,6 +112,7 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     tokio::select! {
         () = not_needed(&containers, &shutdown, claim) => {}
         () = terminated => log::warn!("terminated by a signal, with all containers"),
+        () = unanswered => log::warn!("its start was killed: nobody knows that it is there"),
     }
 
     end_all(&containers).await;
@@ -126,9 +145,11 @@ async fn not_needed(containers: &Containers, shutdown: &Notify, mut claim: Claim
 
 /// Returns whether containerd has said Shutdown; if not, it has died between `start` and Create.
 async fn told_to_go(count: &watch::Receiver<usize>, shutdown: &Notify) -> bool {
+    // No timer is left behind by the first container: it would wake the shim for nothing.
+    let mut first = count.clone();
     tokio::select! {
-        () = sleep(ORPHAN) => {
-            if *count.borrow() == 0 && !count.has_changed().unwrap_or(false) {
+        none = timeout(ORPHAN, first.changed()) => {
+            if none.is_err() {
                 log::warn!("no container was created for {ORPHAN:?}");
                 return false;
             }
@@ -152,6 +173,24 @@ async fn end_all(containers: &Containers) {
     if timeout(ENDS, ends.join_all()).await.is_err() {
         log::error!("a container does not end; it ends with the shim, and its exit is lost");
     }
+}
+
+/// Returns when `start` has died before it could answer, and never otherwise.
+fn unanswered(answered: PipeReader) -> io::Result<impl Future<Output = ()>> {
+    let answered = pipe::Receiver::from_owned_fd(answered.into())?;
+    Ok(async move {
+        loop {
+            match answered
+                .readable()
+                .await
+                .map(|()| answered.try_read(&mut [0]))
+            {
+                Ok(Ok(0)) => return,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(Ok(_) | Err(_)) | Err(_) => return std::future::pending().await,
+            }
+        }
+    })
 }
 
 fn terminated() -> io::Result<impl Future<Output = ()>> {

@@ -1,8 +1,8 @@
 //! What a container uses, told in the messages that containerd reads of a cgroup.
 //!
 //! A wasm container has no cgroup of its own, so the numbers come from what is the container: the
-//! processor time of its thread, and the engine's count of its memories and tables. Its thread is where
-//! guest code runs; file operations that were handed to the pool are not counted. The messages are those of
+//! processor time of its threads (guest code, and file operations that were handed to the pool), and the
+//! engine's count of its memories and tables. The messages are those of
 //! the host's cgroup version, in its units: containerd takes no others (containerd
 //! `core/metrics/cgroups`), and CRI's list of a whole node fails on a wrong type.
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
 use protobuf::well_known_types::any::Any;
 use protobuf::{MessageDyn, MessageField};
+use wasi_runtime::Throttling;
 
 /// What cgroup v1 says where there is no limit: the largest page-aligned `i64`, in bytes.
 const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
@@ -21,8 +22,10 @@ const CGROUP2: i64 = 0x6367_7270;
 /// What a container has used, and uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consumption {
-    /// Processor time since it was created.
+    /// Processor time since it was started.
     pub cpu: Duration,
+    /// What its CPU quota did.
+    pub throttling: Throttling,
     /// Memories and tables now, in bytes.
     pub memory: u64,
     /// The most they were.
@@ -31,8 +34,8 @@ pub struct Consumption {
     pub limit: Option<u64>,
     /// Threads of the container: 1, or 0 when it has ended.
     pub threads: u64,
-    /// Whether it ended at its memory limit.
-    pub oom: bool,
+    /// How many of its guests the memory limit has ended.
+    pub oom_kills: u64,
 }
 
 /// The cgroup version of a host.
@@ -83,7 +86,7 @@ impl Consumption {
     }
 
     fn v1(&self) -> v1::Metrics {
-        let cpu = u64::try_from(self.cpu.as_nanos()).unwrap_or(u64::MAX);
+        let cpu = nanoseconds(self.cpu);
         let limit = self.limit.unwrap_or(V1_UNLIMITED);
         v1::Metrics {
             cpu: MessageField::some(v1::CPUStat {
@@ -91,6 +94,12 @@ impl Consumption {
                     total: cpu,
                     user: cpu,
                     ..v1::CPUUsage::default()
+                }),
+                throttling: MessageField::some(v1::Throttle {
+                    periods: self.throttling.periods,
+                    throttled_periods: self.throttling.throttled,
+                    throttled_time: nanoseconds(self.throttling.time),
+                    ..v1::Throttle::default()
                 }),
                 ..v1::CPUStat::default()
             }),
@@ -102,7 +111,7 @@ impl Consumption {
                     limit,
                     usage: self.memory,
                     max: self.peak,
-                    failcnt: u64::from(self.oom),
+                    failcnt: self.oom_kills,
                     ..v1::MemoryEntry::default()
                 }),
                 ..v1::MemoryStat::default()
@@ -112,7 +121,7 @@ impl Consumption {
                 ..v1::PidsStat::default()
             }),
             memory_oom_control: MessageField::some(v1::MemoryOomControl {
-                oom_kill: u64::from(self.oom),
+                oom_kill: self.oom_kills,
                 ..v1::MemoryOomControl::default()
             }),
             ..v1::Metrics::default()
@@ -120,11 +129,14 @@ impl Consumption {
     }
 
     fn v2(&self) -> v2::Metrics {
-        let cpu = u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX);
+        let cpu = microseconds(self.cpu);
         v2::Metrics {
             cpu: MessageField::some(v2::CPUStat {
                 usage_usec: cpu,
                 user_usec: cpu,
+                nr_periods: self.throttling.periods,
+                nr_throttled: self.throttling.throttled,
+                throttled_usec: microseconds(self.throttling.time),
                 ..v2::CPUStat::default()
             }),
             memory: MessageField::some(v2::MemoryStat {
@@ -139,13 +151,21 @@ impl Consumption {
                 ..v2::PidsStat::default()
             }),
             memory_events: MessageField::some(v2::MemoryEvents {
-                oom: u64::from(self.oom),
-                oom_kill: u64::from(self.oom),
+                oom: self.oom_kills,
+                oom_kill: self.oom_kills,
                 ..v2::MemoryEvents::default()
             }),
             ..v2::Metrics::default()
         }
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -160,7 +180,12 @@ mod tests {
         peak: 5 << 20,
         limit: Some(8 << 20),
         threads: 1,
-        oom: true,
+        oom_kills: 1,
+        throttling: Throttling {
+            periods: 7,
+            throttled: 5,
+            time: Duration::from_micros(2_000_001),
+        },
     };
 
     #[test]
@@ -175,6 +200,12 @@ mod tests {
             (3 << 20, 5 << 20, 8 << 20)
         );
         assert_eq!(metrics.memory_oom_control.oom_kill, 1);
+        let throttling = &metrics.cpu.throttling;
+        let counted = (throttling.periods, throttling.throttled_periods);
+        assert_eq!(
+            (counted, throttling.throttled_time),
+            ((7, 5), 2_000_001_000)
+        );
     }
 
     #[test]
@@ -188,6 +219,9 @@ mod tests {
             (3 << 20, 8 << 20)
         );
         assert_eq!(metrics.memory_events.oom_kill, 1);
+        let cpu = &metrics.cpu;
+        let counted = (cpu.nr_periods, cpu.nr_throttled, cpu.throttled_usec);
+        assert_eq!(counted, (7, 5, 2_000_001));
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn started<'a>(containerd: &'a Containerd, id: &str, guest: &str) -> Result<Task
 }
 
 /// The metrics as JSON: of cgroup v1 or v2, as the host has it.
-fn metrics(containerd: &Containerd, id: &str) -> Result<Value> {
+pub(super) fn metrics(containerd: &Containerd, id: &str) -> Result<Value> {
     let told = containerd
         .ctr(["task", "metrics", "--format", "json", id])
         .success()?;
@@ -31,13 +31,13 @@ fn metrics(containerd: &Containerd, id: &str) -> Result<Value> {
 }
 
 /// A number of either version; an absent one is 0.
-fn number(metrics: &Value, v1: &str, v2: &str) -> u64 {
+pub(super) fn number(metrics: &Value, v1: &str, v2: &str) -> u64 {
     let found = metrics.pointer(v1).or_else(|| metrics.pointer(v2));
     found.and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// Processor time in nanoseconds.
-fn cpu(metrics: &Value) -> u64 {
+pub(super) fn cpu(metrics: &Value) -> u64 {
     let v1 = number(metrics, "/cpu/usage/total", "");
     if v1 > 0 {
         v1
@@ -46,7 +46,7 @@ fn cpu(metrics: &Value) -> u64 {
     }
 }
 
-fn memory(metrics: &Value) -> u64 {
+pub(super) fn memory(metrics: &Value) -> u64 {
     number(metrics, "/memory/usage/usage", "/memory/usage")
 }
 

@@ -10,6 +10,7 @@ mod filter;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
@@ -85,7 +86,16 @@ fn confine() -> Result<(), String> {
         .map_err(|error| format!("cannot set no_new_privs: {error}"))?;
     // After the change of uid, which clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| format!("cannot tie itself to the shim: {error}"))
+        .map_err(|error| format!("cannot tie itself to the shim: {error}"))?;
+    // A shim that was gone by then signals nothing, and reads nothing either.
+    let stderr = std::io::stderr();
+    let mut reader = [PollFd::new(&stderr, PollFlags::empty())];
+    rustix::event::poll(&mut reader, Some(&Timespec::default()))
+        .map_err(|error| format!("cannot look for the shim: {error}"))?;
+    if reader[0].revents().contains(PollFlags::ERR) {
+        return Err("the shim is gone".to_owned());
+    }
+    Ok(())
 }
 
 /// Makes what the filter would not let it make: the pool's threads, which count the processors in

@@ -190,13 +190,6 @@ fn a_trap_of_a_component_is_told_as_well() {
 }
 
 #[test]
-fn a_stack_overflow_is_a_trap() {
-    let program = wasm::module(r#"(func $deep (export "_start") (call $deep) (call $deep))"#);
-    let ran = Fixture::new().run(&program, Guest::default());
-    assert!(ran.trace().contains("call stack exhausted"), "{ran:?}");
-}
-
-#[test]
 fn faults_of_the_machine_are_traps() {
     let fixture = Fixture::new();
     for (body, trap) in [

@@ -56,6 +56,19 @@ fn another_content_than_the_digest_says_is_refused() {
     assert!(words.contains("changed while it was read"), "{words}");
 }
 
+/// Its parent may die before it has asked to be killed then.
+#[test]
+fn without_a_reader_of_its_words_it_does_not_begin() {
+    let wasm = wat::parse_str("(module)").unwrap();
+    let mut child = spawn(&digest(&wasm));
+    drop(child.stderr.take());
+    // It may be gone before it has read all.
+    drop(child.stdin.take().unwrap().write_all(&wasm));
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert_eq!(output.stdout.len(), 0);
+}
+
 #[test]
 fn without_a_digest_it_says_how_to_use_it() {
     let output = Command::new(locate::compiler()).output().unwrap();

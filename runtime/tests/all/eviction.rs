@@ -146,6 +146,7 @@ fn what_dead_processes_left_goes_and_what_is_being_made_stays() {
     let file = |name: &str| File::create(fixture.path("cache").join(name)).unwrap();
     file("dead.tmp");
     file("dead.lock");
+    file("died-before-it-began.lock");
     file("alive.tmp");
     let lock = file("alive.lock");
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();

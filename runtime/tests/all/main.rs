@@ -21,6 +21,7 @@ mod interrupt;
 mod limits;
 mod locate;
 mod preempt;
+mod sharing;
 mod stdio;
 mod streams;
 mod wasm;

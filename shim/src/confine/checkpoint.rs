@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::sync::oneshot;
 
-use super::thread_id;
+use super::thread::thread_id;
 use crate::Error;
 
 /// A place on the way, where the thread has its namespaces and mounts and nothing of its program: it

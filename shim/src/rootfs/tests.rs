@@ -106,6 +106,17 @@ fn procfs_is_covered_whatever_it_was_bound_as() {
 }
 
 #[test]
+fn the_root_may_be_listed_as_a_read_only_path() {
+    let spec = json!({ "linux": { "readonlyPaths": ["/", "/app"] } });
+    let looked = Folder::new().mounted(spec, &[], |rootfs| {
+        assert!(is_readonly(rootfs, "/"));
+        assert!(is_readonly(rootfs, "/app/file"));
+        assert_eq!(read(rootfs, "/app/file").unwrap(), "text");
+    });
+    looked.unwrap();
+}
+
+#[test]
 fn a_procfs_left_uncovered_is_an_error() {
     let folder = Folder::new();
     fs::create_dir(folder.at("real/rootfs/late")).unwrap();

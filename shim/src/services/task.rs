@@ -40,6 +40,9 @@ const V3: &str = "containerd.task.v3.Task";
 /// The same methods and messages, for containerd up to 1.7 and whoever was given a bare address.
 const V2: &str = "containerd.task.v2.Task";
 
+/// How containerd names JSON of this type (typeurl's names for the structures of the runtime spec).
+const LINUX_RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
 /// The service's state. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct TaskService {
@@ -313,8 +316,17 @@ impl Task for TaskService {
         Ok(Empty::new())
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        unimplemented("updating resources")
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let container = self.containers.get(&request.id)?;
+        let resources = request.resources.into_option().unwrap_or_default();
+        if resources.type_url != LINUX_RESOURCES {
+            return Err(Error::Resources {
+                found: resources.type_url,
+            }
+            .into());
+        }
+        container.update(&resources.value)?;
+        Ok(Empty::new())
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {

@@ -1,0 +1,182 @@
+//! What is lost when one of the two is away for a moment: nothing. containerd's side is played by a fake, so
+//! that each moment can be chosen.
+
+use std::fs::{File, OpenOptions};
+use std::io::BufReader;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, Status,
+};
+use integration_tests::bundle::Bundle;
+use integration_tests::fake::FakeContainerd;
+use integration_tests::tasks::{Tasks, code};
+use integration_tests::{guests, poll};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use ttrpc::Code;
+
+const KILL: u32 = 9;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn bundle(fake: &FakeContainerd, id: &str, program: Vec<u8>) -> Result<Bundle> {
+    fake.bundle(id).file("/main.wasm", program).write()
+}
+
+fn reaches(tasks: &Tasks, id: &str, status: Status) -> Result<()> {
+    poll::until(&format!("{id} is {status:?}"), PATIENCE, || {
+        match tasks.state(id).map(|state| state.status.enum_value()) {
+            Ok(Ok(now)) if now == status => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+}
+
+/// What a client asks again finds the first one carried out, to its end and once.
+#[test]
+fn a_request_whose_client_is_gone_is_carried_out() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "dropped", guests::takes_long_to_compile()?)?;
+    let tasks = fake.serve(&bundle)?;
+    let (address, id) = (bundle.address()?, bundle.id().to_owned());
+    let mut create = CreateTaskRequest::new();
+    create.id.clone_from(&id);
+    create.bundle = bundle.path().display().to_string();
+    Tasks::abandon(&address, "Create", &create)?;
+    reaches(&tasks, &id, Status::CREATED)?;
+    ensure!(code(&tasks.create(&bundle)) == Some(Code::ALREADY_EXISTS));
+
+    let start = StartRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
+    Tasks::abandon(&address, "Start", &start)?;
+    // The program ends at once.
+    reaches(&tasks, &id, Status::STOPPED)?;
+    ensure!(code(&tasks.start(&id)) == Some(Code::FAILED_PRECONDITION));
+    ensure!(tasks.wait(&id)?.exit_status == 0);
+    let kill = KillRequest {
+        id: id.clone(),
+        signal: KILL,
+        ..Default::default()
+    };
+    Tasks::abandon(&address, "Kill", &kill)?;
+
+    let delete = DeleteRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
+    Tasks::abandon(&address, "Delete", &delete)?;
+    fake.receiver.wait_for("delete")?;
+    ensure!(code(&tasks.delete(&id)) == Some(Code::NOT_FOUND));
+    tasks.shutdown(&id)?;
+    fake.shims_end()?;
+    let topics = fake.receiver.topics();
+    ensure!(
+        topics == ["create", "start", "exit", "delete"],
+        "{topics:?}"
+    );
+    Ok(())
+}
+
+/// A Create that took its client too long: it deletes what it has not got, and nothing comes of it.
+#[test]
+fn a_create_that_is_deleted_meanwhile_comes_to_nothing() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "given-up", guests::takes_long_to_compile()?)?;
+    let tasks = fake.serve(&bundle)?;
+    let created = std::thread::scope(|scope| {
+        let creating = scope.spawn(|| tasks.create(&bundle));
+        let compiles = poll::until("it is compiled", PATIENCE, || {
+            let shims = fake.shims();
+            let compiles = shims
+                .iter()
+                .any(|process| process.command.contains("compile"));
+            compiles.then_some(()).ok_or_else(|| format!("{shims:?}"))
+        });
+        let deleted = code(&tasks.delete(bundle.id()));
+        let created = creating.join();
+        compiles.map(|()| (created, deleted))
+    });
+    let (created, deleted) = created?;
+    ensure!(deleted == Some(Code::NOT_FOUND), "{deleted:?}");
+    let created = created.ok().context("Create panicked")?;
+    ensure!(code(&created) == Some(Code::ABORTED), "{created:?}");
+    ensure!(code(&tasks.state(bundle.id())) == Some(Code::NOT_FOUND));
+    tasks.shutdown(bundle.id())?;
+    fake.shims_end()
+}
+
+#[test]
+fn delete_tells_the_exit_that_a_dead_shim_had_seen() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "seen", guests::exits(7)?)?;
+    let tasks = fake.serve(&bundle)?;
+    let pid = tasks.create(&bundle)?.pid;
+    tasks.start(bundle.id())?;
+    let exit = tasks.wait(bundle.id())?;
+    fake.kill_shims()?;
+    let answer = fake.delete(&bundle)?;
+    ensure!((answer.pid, answer.exit_status) == (pid, 7), "{answer:?}");
+    ensure!(
+        answer.exited_at == exit.exited_at,
+        "{answer:?} and {exit:?}"
+    );
+    Ok(())
+}
+
+/// Reads lines until `count` have come, each of them the next number.
+fn read(fifo: &mut impl std::io::BufRead, next: &mut u64, count: usize) -> Result<()> {
+    for _ in 0..count {
+        let mut line = String::new();
+        fifo.read_line(&mut line)?;
+        ensure!(
+            line.trim().parse() == Ok(*next),
+            "{line:?} where {next} comes"
+        );
+        *next += 1;
+    }
+    Ok(())
+}
+
+/// containerd's end of the stream is closed and opened again, and its event service away for as long.
+#[test]
+fn output_goes_on_where_it_was_when_its_reader_is_back() -> Result<()> {
+    let mut fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "counting", guests::counts()?)?;
+    let tasks = fake.serve(&bundle)?;
+    let path = fake.folder().join("stdout");
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    let open = || -> Result<BufReader<File>> {
+        // A line at a time, so that no reader takes more than it reads.
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(BufReader::with_capacity(9, file))
+    };
+    let mut next = 0;
+    let mut fifo = open()?;
+    tasks.create_with(&bundle, |request| {
+        request.stdout = path.display().to_string();
+    })?;
+    tasks.start(bundle.id())?;
+    for _ in 0..3 {
+        read(&mut fifo, &mut next, 20)?;
+        drop(fifo);
+        fake.receiver.stop();
+        tasks.kill(bundle.id(), 19)?;
+        tasks.kill(bundle.id(), 18)?;
+        fake.receiver.resume()?;
+        fifo = open()?;
+    }
+    read(&mut fifo, &mut next, 20)?;
+    tasks.kill(bundle.id(), KILL)?;
+    ensure!(tasks.wait(bundle.id())?.exit_status == 137);
+    tasks.delete(bundle.id())?;
+    fake.receiver.wait_for("delete")?;
+    let topics = fake.receiver.topics();
+    let expected = [
+        "create", "start", "paused", "resumed", "paused", "resumed", "paused", "resumed", "exit",
+        "delete",
+    ];
+    ensure!(topics == expected, "{topics:?}");
+    Ok(())
+}
