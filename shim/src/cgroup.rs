@@ -128,6 +128,14 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Whether there is a home to have cgroups below. Never waits: while it is being made there is.
+    #[must_use]
+    pub fn divides(&self) -> bool {
+        let divides = |home: &Home| !home.folders.is_empty();
+        let home = self.home.try_lock();
+        home.map_or(true, |home| home.as_ref().is_some_and(divides))
+    }
+
     /// Gives the threads of a container their own cgroup, by its first one. Where that is not possible,
     /// that is logged: the engine's own limits hold.
     pub fn admit(&self, id: &str, bundle: &Path, thread: u32, cpu: CpuShare) {

@@ -1,7 +1,8 @@
 //! Where the kernel has the containers: in which cgroups, and with what score when memory runs out.
 //!
 //! Both are about processes, and the shim is one for all its containers: [`crate::cgroup`] and
-//! [`crate::oom_score`] say what that means. All of it blocks, so it is done beside the control thread.
+//! [`crate::oom_score`] say what that means. What blocks of it is done beside the control
+//! thread, and only where there is something to do: a thread of the pool stays for 10 s.
 
 use tokio::task::spawn_blocking;
 use wasi_bundles::{Bundle, Cgroup, CpuShare};
@@ -52,6 +53,9 @@ impl Placement {
         {
             log::warn!("cannot set the oom_score_adj {score} of container {id}: {error}");
         }
+        if !self.cgroups.divides() {
+            return;
+        }
         let (cgroups, id, bundle) = (self.cgroups.clone(), id.to_owned(), bundle.dir().to_owned());
         // A panic was logged by its hook.
         drop(spawn_blocking(move || cgroups.admit(&id, &bundle, thread, cpu)).await);
@@ -59,6 +63,9 @@ impl Placement {
 
     /// Gives another thread of a container its part of that share.
     pub async fn enlist(&self, id: &str, thread: u32) {
+        if !self.cgroups.divides() {
+            return;
+        }
         let (cgroups, id) = (self.cgroups.clone(), id.to_owned());
         drop(spawn_blocking(move || cgroups.enlist(&id, thread)).await);
     }
@@ -67,6 +74,9 @@ impl Placement {
     pub async fn clear(&self, id: &str) {
         if let Err(error) = self.oom_score.forget(id) {
             log::warn!("cannot lower the oom_score_adj after container {id}: {error}");
+        }
+        if !self.cgroups.divides() {
+            return;
         }
         let (cgroups, id) = (self.cgroups.clone(), id.to_owned());
         drop(spawn_blocking(move || cgroups.dismiss(&id)).await);
