@@ -63,6 +63,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod options;
+mod peer;
 mod plan;
 mod process;
 #[cfg(any(test, feature = "testing"))]
@@ -80,6 +81,7 @@ pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
 pub use options::Options;
+pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use process::{Process, User};
 pub use wasm::{Kind, NotWasm};

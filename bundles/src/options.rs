@@ -6,9 +6,11 @@
 //! Under CRI an annotation gets into the bundle only if containerd's configuration of the runtime lists
 //! it (`container_annotations`, `pod_annotations`).
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, Peer};
 
 /// What comes before the name of an option.
 const PREFIX: &str = "io.containerd.wasi.v1.";
@@ -19,16 +21,60 @@ const PREFIX: &str = "io.containerd.wasi.v1.";
 pub struct Options {
     /// How long it may run, from its start.
     pub deadline: Option<Duration>,
+    /// `listen-tcp`: addresses to listen at for a WASI 0.1 program, which gets the sockets as
+    /// descriptors.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// `allow-net`: whom the container may talk to; everybody if `None`, nobody if empty.
+    pub allow_net: Option<Vec<Peer>>,
+    /// `config.NAME`: what `wasi:config/store` has.
+    pub config: BTreeMap<String, String>,
+    /// `wasi-tls`: whether the draft of `wasi:tls` is there.
+    pub wasi_tls: bool,
 }
 
 /// Reads the value of one option; what is wrong with it otherwise, and how it is written.
 type Read = fn(&mut Options, &str) -> Result<(), String>;
 
 /// Every option, by name.
-const KNOWN: &[(&str, Read)] = &[("deadline", |options, value| {
-    options.deadline = Some(duration(value)?);
-    Ok(())
-})];
+const KNOWN: &[(&str, Read)] = &[
+    ("deadline", |options, value| {
+        options.deadline = Some(duration(value)?);
+        Ok(())
+    }),
+    ("allow-net", |options, value| {
+        options.allow_net = Some(Peer::list(value)?);
+        Ok(())
+    }),
+    ("listen-tcp", |options, value| {
+        options.listen_tcp = addresses(value)?;
+        Ok(())
+    }),
+    ("wasi-tls", |options, value| {
+        options.wasi_tls = switch(value)?;
+        Ok(())
+    }),
+];
+
+/// What comes before a name that is free to choose.
+const CONFIG: &str = "config.";
+
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write on or off".to_owned()),
+    }
+}
+
+fn addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
+    let address = |text: &str| match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => Err(format!(
+            "{text:?} is no address with a port; write such as 0.0.0.0:8080 or [::]:8080"
+        )),
+    };
+    value.split(',').map(str::trim).map(address).collect()
+}
 
 /// A number with a unit: `500ms`, `30s`, `5m`, `2h`.
 fn duration(value: &str) -> Result<Duration, String> {
@@ -62,11 +108,19 @@ impl Options {
             let Some(name) = key.strip_prefix(PREFIX) else {
                 continue;
             };
+            if let Some(name) = name.strip_prefix(CONFIG) {
+                options.config.insert(name.to_owned(), value.clone());
+                continue;
+            }
             let Some((_, read)) = KNOWN.iter().find(|(known, _)| *known == name) else {
                 return Err(Error::UnknownOption {
                     config: bundle.config(),
                     key: key.clone(),
-                    known: KNOWN.iter().map(|(name, _)| *name).collect(),
+                    known: KNOWN
+                        .iter()
+                        .map(|(name, _)| *name)
+                        .chain(["config.NAME"])
+                        .collect(),
                 });
             };
             read(&mut options, value.trim()).map_err(|reason| Error::InvalidOption {
@@ -76,7 +130,21 @@ impl Options {
                 reason,
             })?;
         }
+        options.check().map_err(|reason| Error::InvalidOption {
+            config: bundle.config(),
+            key: format!("{PREFIX}allow-net"),
+            value: "none".to_owned(),
+            reason,
+        })?;
         Ok(options)
+    }
+
+    /// What options do not go together.
+    fn check(&self) -> Result<(), String> {
+        if self.allow_net.as_ref().is_some_and(Vec::is_empty) && !self.listen_tcp.is_empty() {
+            return Err("listen-tcp asks for sockets; take one of the two out".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -128,5 +196,52 @@ mod tests {
         assert!(matches!(error, Error::UnknownOption { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("io.containerd.wasi.v1.speed"), "{text}");
+    }
+
+    #[test]
+    fn a_store_has_any_names() {
+        let options = options("io.containerd.wasi.v1.config.db.host", " a b ").unwrap();
+        assert_eq!(options.config["db.host"], " a b ");
+    }
+
+    #[test]
+    fn sockets_are_listed_with_their_ports() {
+        let read = |value| options("io.containerd.wasi.v1.listen-tcp", value);
+        let options = read("0.0.0.0:80, [::]:8080").unwrap();
+        let listed: Vec<_> = options
+            .listen_tcp
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect();
+        assert_eq!(listed, ["0.0.0.0:80", "[::]:8080"]);
+        for value in [
+            "",
+            "80",
+            "0.0.0.0",
+            "0.0.0.0:0",
+            "localhost:80",
+            "0.0.0.0:80,",
+        ] {
+            let error = read(value).unwrap_err().to_string();
+            assert!(error.contains("no address with a port"), "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        let read = |value| options("io.containerd.wasi.v1.wasi-tls", value);
+        assert!(read(" on ").unwrap().wasi_tls);
+        assert!(!read("off").unwrap().wasi_tls);
+        assert!(matches!(read("yes"), Err(Error::InvalidOption { .. })));
+    }
+
+    #[test]
+    fn to_listen_without_a_network_is_refused() {
+        let bundle = BundleBuilder::new()
+            .annotation("io.containerd.wasi.v1.listen-tcp", "0.0.0.0:80")
+            .annotation("io.containerd.wasi.v1.allow-net", "none")
+            .build();
+        let error = Options::new(&Bundle::open(bundle.path()).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("listen-tcp"), "{error}");
     }
 }

@@ -34,6 +34,7 @@ mod cases {
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
+    pub(crate) mod worlds;
 }
 
 const MODULES: &[(&str, &[Case])] = &[
@@ -50,6 +51,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("caching", cases::caching::CASES),
     ("hooks", cases::hooks::CASES),
     ("cgroups", cases::cgroups::CASES),
+    ("worlds", cases::worlds::CASES),
 ];
 
 /// One version's containerd, started by the first case that asks for it.

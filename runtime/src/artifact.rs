@@ -4,26 +4,13 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use wasmtime::component::{Component, Linker as ComponentLinker};
-use wasmtime::{Linker, Module, Precompiled, Store};
-use wasmtime_wasi::I32Exit;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::component::Component;
+use wasmtime::{Module, Precompiled, Store};
 
 use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
 use crate::limits::largest_transfer;
-use crate::prepared::Entry;
-use crate::{Engine, Error, Guest, Prepared, faults};
-
-/// What components can import: every interface of these WASI 0.2 packages.
-const COMPONENT_WORLD: [&str; 6] = [
-    "wasi:cli",
-    "wasi:clocks",
-    "wasi:filesystem",
-    "wasi:io",
-    "wasi:random",
-    "wasi:sockets",
-];
+use crate::{Engine, Error, Guest, Prepared, component, faults, module};
 
 /// A compiled program. Cloning shares the code.
 #[derive(Clone)]
@@ -129,7 +116,7 @@ impl Artifact {
     ///
     /// # Errors
     ///
-    /// [`Error::Unresolved`], [`Error::Import`] and [`Error::NoEntrypoint`] when the program is not
+    /// [`Error::Unresolved`], [`Error::Import`], [`Error::NoEntrypoint`] and [`Error::NoExport`] when the program is not
     /// one this engine can run, [`Error::Nul`] and [`Error::Descriptor`] when `guest` cannot be given
     /// to it.
     pub fn prepare(&self, mut guest: Guest) -> Result<Prepared, Error> {
@@ -138,7 +125,10 @@ impl Artifact {
         {
             guest.env.push(("PWD".to_owned(), cwd.clone()));
         }
-        let mut store = Store::new(self.engine.wasmtime(), Host::new(&guest)?);
+        if matches!(self.code, Code::Component(_)) && !guest.listeners.is_empty() {
+            return Err(Error::Listeners);
+        }
+        let mut store = Store::new(self.engine.wasmtime(), Host::new(&mut guest)?);
         store.limiter(|host| &mut host.limiter);
         let interrupter = Interrupter::new(self.means.clone());
         store.set_hostcall_fuel(largest_transfer(&guest.budget));
@@ -151,80 +141,10 @@ impl Artifact {
                 store.epoch_deadline_async_yield_and_update(1);
             }
         }
-        let entry = match &self.code {
-            Code::Module(module) => link_module(module, &mut store)?,
-            Code::Component(component) => link_component(component)?,
+        let call = match &self.code {
+            Code::Module(module) => module::link(module, &guest, &mut store)?,
+            Code::Component(component) => component::link(component, &guest)?,
         };
-        Prepared::new(store, entry, interrupter, guest)
+        Prepared::new(store, call, interrupter, guest)
     }
-}
-
-fn link_module(module: &Module, store: &mut Store<Host>) -> Result<Entry, Error> {
-    let mut linker: Linker<Host> = Linker::new(module.engine());
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host| &mut host.wasi)
-        .map_err(Error::engine)?;
-    // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
-    linker.allow_shadowing(true);
-    linker
-        .func_wrap(
-            "wasi_snapshot_preview1",
-            "proc_exit",
-            |code: u32| -> wasmtime::Result<()> { Err(I32Exit(code.cast_signed()).into()) },
-        )
-        .map_err(Error::engine)?;
-    let unresolved: Vec<String> = module
-        .imports()
-        .filter(|import| linker.get_by_import(&mut *store, import).is_none())
-        .map(|import| format!("{}::{}", import.module(), import.name()))
-        .collect();
-    if !unresolved.is_empty() {
-        return Err(Error::Unresolved {
-            imports: unresolved,
-            provided: vec!["wasi_snapshot_preview1".to_owned()],
-        });
-    }
-    if module
-        .get_export("_start")
-        .and_then(|export| export.func().cloned())
-        .is_none_or(|start| start.params().len() + start.results().len() > 0)
-    {
-        return Err(Error::NoEntrypoint { wanted: "_start" });
-    }
-    linker
-        .instantiate_pre(module)
-        .map(Entry::Module)
-        .map_err(|error| Error::Import {
-            reason: format!("{error:#}"),
-        })
-}
-
-fn link_component(component: &Component) -> Result<Entry, Error> {
-    let engine = component.engine();
-    let mut linker: ComponentLinker<Host> = ComponentLinker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine)?;
-    let unresolved: Vec<String> = component
-        .component_type()
-        .imports(engine)
-        .map(|(name, _)| name.to_owned())
-        .filter(|name| {
-            let package = name.split('/').next().unwrap_or_default();
-            !COMPONENT_WORLD.contains(&package)
-        })
-        .collect();
-    if !unresolved.is_empty() {
-        return Err(Error::Unresolved {
-            imports: unresolved,
-            provided: COMPONENT_WORLD.map(str::to_owned).to_vec(),
-        });
-    }
-    let instance = linker
-        .instantiate_pre(component)
-        .map_err(|error| Error::Import {
-            reason: format!("{error:#}"),
-        })?;
-    CommandPre::new(instance)
-        .map(Entry::Component)
-        .map_err(|_| Error::NoEntrypoint {
-            wanted: "wasi:cli/run@0.2",
-        })
 }

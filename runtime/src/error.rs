@@ -33,11 +33,34 @@ pub enum Error {
         /// What wasmtime says of it.
         reason: String,
     },
+    /// An import that has to be asked for. The caller's fault.
+    #[error("it imports {import}, which is off; the option {option} turns it on")]
+    Off {
+        /// What it imports.
+        import: String,
+        /// What turns it on.
+        option: &'static str,
+    },
+    /// Listening sockets for a component, which could not get at them. The caller's fault.
+    #[error("it is a component, which opens its own sockets: listening ones are for modules")]
+    Listeners,
     /// Nothing to call. The image's fault.
-    #[error("it exports no {wanted}: it is a library, not a program")]
+    #[error("it exports no {wanted}: it is a library, not a program{}", could_be_asked_for(.callable))]
     NoEntrypoint {
         /// The export that a program has.
         wanted: &'static str,
+        /// Exports that [`Guest::export`](crate::Guest::export) could name.
+        callable: Vec<String>,
+    },
+    /// The export that was asked for cannot be called. The caller's fault.
+    #[error("its export {wanted} cannot be called: {reason}{}", could_be_asked_for(.callable))]
+    NoExport {
+        /// What was asked for.
+        wanted: String,
+        /// Why not.
+        reason: String,
+        /// Exports that [`Guest::export`](crate::Guest::export) could name.
+        callable: Vec<String>,
     },
     /// An argument or variable that WASI cannot carry. The caller's fault.
     #[error("{what} contains a NUL byte")]
@@ -111,6 +134,9 @@ impl Error {
             | Self::Unresolved { .. }
             | Self::Import { .. }
             | Self::NoEntrypoint { .. }
+            | Self::NoExport { .. }
+            | Self::Off { .. }
+            | Self::Listeners
             | Self::Nul { .. } => true,
             Self::Compiler { .. }
             | Self::Thread { .. }
@@ -131,4 +157,16 @@ impl Error {
         let action = action.into();
         move |source| Self::Cache { action, source }
     }
+}
+
+/// How many exports an error lists.
+const LISTED: usize = 16;
+
+fn could_be_asked_for(callable: &[String]) -> String {
+    if callable.is_empty() {
+        return String::new();
+    }
+    let listed = callable[..callable.len().min(LISTED)].join(", ");
+    let more = if callable.len() > LISTED { ", ..." } else { "" };
+    format!(" (exports that can be asked for: {listed}{more})")
 }

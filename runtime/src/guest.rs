@@ -3,13 +3,18 @@
 //! Everything is off until it is set: no arguments, no environment, no directory, closed stdin,
 //! discarded output, no network, a budget without limits.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use crate::{Budget, Input, Limits, Output};
+use crate::{Budget, Input, Limits, Network, Output};
 
 /// A program's surroundings. [`Artifact::prepare`](crate::Artifact::prepare) takes it.
 #[derive(Debug, Default)]
 pub struct Guest {
+    /// The export to call instead of the program's start: a function that takes nothing. A component's
+    /// may be in an interface: `wasi:cli/run@0.2.0#run`. What it returns is the exit code: nothing is
+    /// 0, as is a `result` that is `ok`, `err` is 1, a number is itself.
+    pub export: Option<String>,
     /// `args[0]` is the program's own name.
     pub args: Vec<String>,
     /// Variables, in the order that the guest sees them.
@@ -29,9 +34,19 @@ pub struct Guest {
     pub limits: Limits,
     /// What it may use, together with other guests that are given the same one.
     pub budget: Budget,
-    /// Whether it may make sockets and look up names, in the network namespace of the thread that
-    /// runs it.
-    pub network: bool,
+    /// Whom it may talk to, in the network namespace of the thread that runs it.
+    pub network: Network,
+    /// Sockets that listen, the first being the descriptor after the preopens. They are for WASI 0.1,
+    /// which can accept connections and not ask for them; 0.2 makes its own. Their number is handed over
+    /// as `LISTEN_FDS`, unless `env` has one. They do not block at first, as is usual with other
+    /// runtimes and as Go wants it: a program that accepts in a blocking way says so
+    /// (`set_nonblocking(false)`).
+    pub listeners: Vec<TcpListener>,
+    /// What `wasi:config/store` has, names and values.
+    pub config: Vec<(String, String)>,
+    /// Whether a component may import `wasi:tls`, whose interface is a draft. wasmtime counts it as
+    /// unstable.
+    pub tls: bool,
 }
 
 /// A directory handed to a guest.

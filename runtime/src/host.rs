@@ -4,18 +4,34 @@
 //! Denied unless the [`Guest`] says otherwise: arguments, environment, directories, stdin, output,
 //! sockets, names. Given to every guest: clocks and random numbers.
 
+use std::mem;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsView};
 
+use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
+use crate::sockets::Sockets;
 use crate::{Error, Guest};
+
+/// How many listening sockets there are, as systemd and other runtimes say it.
+const LISTEN_FDS: &str = "LISTEN_FDS";
 
 /// Store data. WASI 0.1 is implemented over WASI 0.2, so one context serves both.
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) limiter: Limiter,
+    pub(crate) sockets: Sockets,
+    http: WasiHttpCtx,
+    client: Client,
+    config: WasiConfigVariables,
+    /// Made when a guest asks, as it holds certificates.
+    tls: Option<WasiTlsCtx>,
 }
 
 impl WasiView for Host {
@@ -24,10 +40,34 @@ impl WasiView for Host {
     }
 }
 
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.client,
+            table: self.wasi.ctx().table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+impl WasiTlsView for Host {
+    fn tls(&mut self) -> WasiTlsCtxView<'_> {
+        let made = || WasiTlsCtxBuilder::new().build();
+        WasiTlsCtxView {
+            table: self.wasi.ctx().table,
+            ctx: self.tls.get_or_insert_with(made),
+        }
+    }
+}
+
 impl Host {
+    pub(crate) fn config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::from(&self.config)
+    }
+
     /// Makes the host side of `guest`. Preopens are opened again through `/proc/self/fd`, which keeps
     /// their mount, so this has to run where `/proc` is the host's.
-    pub(crate) fn new(guest: &Guest) -> Result<Self, Error> {
+    pub(crate) fn new(guest: &mut Guest) -> Result<Self, Error> {
         let mut builder = WasiCtxBuilder::new();
         for (index, argument) in guest.args.iter().enumerate() {
             no_nul(argument, || format!("argument {index}"))?;
@@ -55,19 +95,49 @@ impl Host {
                     source: std::io::Error::other(format!("{error:#}")),
                 })?;
         }
-        if guest.network {
-            builder
-                .inherit_network()
-                .allow_tcp(true)
-                .allow_udp(true)
-                .allow_ip_name_lookup(true);
+        let network = Arc::new(guest.network.clone());
+        builder
+            .allow_tcp(network.is_on())
+            .allow_udp(network.is_on())
+            .allow_ip_name_lookup(network.is_on());
+        builder.socket_addr_check({
+            let network = Arc::clone(&network);
+            move |address, usage| {
+                let allowed = network.allows(address, usage);
+                Box::pin(async move { allowed })
+            }
+        });
+        let listeners = mem::take(&mut guest.listeners);
+        if !listeners.is_empty() {
+            if !guest.env.iter().any(|(name, _)| name == LISTEN_FDS) {
+                builder.env(LISTEN_FDS, listeners.len().to_string());
+            }
+            // They come after the directories, and so that no file gets one of their numbers each has a
+            // directory below that the guest has anyway. Without any directory it opens no files.
+            if let Some(first) = guest.preopens.first() {
+                let path = format!("/proc/self/fd/{}", first.directory.as_raw_fd());
+                for _ in &listeners {
+                    builder
+                        .preopened_dir(&path, "", FsPerms::ReadOnly)
+                        .map_err(|error| Error::Descriptor {
+                            what: "a listening socket".to_owned(),
+                            source: std::io::Error::other(format!("{error:#}")),
+                        })?;
+                }
+            }
         }
         builder.max_random_size(largest_transfer(&guest.budget) as u64);
+        let sockets = Sockets::new(guest.preopens.len(), listeners, Arc::clone(&network))?;
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(guest.limits.handles);
         Ok(Self {
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
+            sockets,
+            http: WasiHttpCtx::new(),
+            client: Client::new(network),
+            config: guest.config.drain(..).collect(),
+            tls: None,
         })
     }
 }

@@ -12,7 +12,8 @@ use crate::limits::MemoryLimitHit;
 /// How a guest ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returned (0, or 1 for a component's `err`) or called `proc_exit`; the code is its own.
+    /// It returned or called `proc_exit`; the code is its own. To return is 0, or what an export that
+    /// was asked for returned; a component's `err` is 1.
     Exited(u32),
     /// It trapped: `trace` is the trap with the wasm backtrace, already written to its stderr.
     Trapped {
@@ -71,10 +72,9 @@ impl fmt::Display for Countable {
 
 impl Outcome {
     /// Reads the outcome of a call into the guest.
-    pub(crate) fn of(result: wasmtime::Result<Result<(), ()>>, limits: &Limits) -> Self {
+    pub(crate) fn of(result: wasmtime::Result<u32>, limits: &Limits) -> Self {
         let error = match result {
-            Ok(Ok(())) => return Self::Exited(0),
-            Ok(Err(())) => return Self::Exited(1),
+            Ok(code) => return Self::Exited(code),
             Err(error) => error,
         };
         if let Some(exit) = error.downcast_ref::<I32Exit>() {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::time::timeout;
-use wasmtime::{InstancePre, Store};
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::Store;
 
+use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::host::Host;
 use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Usage};
@@ -20,19 +20,13 @@ const TAKE_AFTER_KILL: Duration = Duration::from_millis(20);
 /// A program linked to what it is given. Dropping it frees everything; nothing has run.
 pub struct Prepared {
     store: Store<Host>,
-    entry: Entry,
+    call: Call,
     interrupter: Interrupter,
     budget: Budget,
     limits: Limits,
     deadline: Option<Deadline>,
     stdout: Output,
     stderr: Output,
-}
-
-/// What to call, by world.
-pub(crate) enum Entry {
-    Module(InstancePre<Host>),
-    Component(CommandPre<Host>),
 }
 
 impl std::fmt::Debug for Prepared {
@@ -44,7 +38,7 @@ impl std::fmt::Debug for Prepared {
 impl Prepared {
     pub(crate) fn new(
         store: Store<Host>,
-        entry: Entry,
+        call: Call,
         interrupter: Interrupter,
         guest: Guest,
     ) -> Result<Self, Error> {
@@ -52,7 +46,7 @@ impl Prepared {
         let deadline = deadline.map(|after| Deadline::new(after, interrupter.clone()));
         Ok(Self {
             store,
-            entry,
+            call,
             interrupter,
             budget: guest.budget,
             limits: guest.limits,
@@ -83,7 +77,7 @@ impl Prepared {
     pub async fn run(self) -> Outcome {
         let Self {
             mut store,
-            entry,
+            call,
             interrupter,
             budget,
             limits,
@@ -94,7 +88,7 @@ impl Prepared {
         if let Some(deadline) = &deadline {
             deadline.start();
         }
-        let ended = budget.run(entry.call(&mut store), &interrupter).await;
+        let ended = budget.run(call.run(&mut store), &interrupter).await;
         let outcome = match (ended, &deadline) {
             (Some(result), _) => Outcome::of(result, &limits),
             (None, Some(deadline)) if deadline.has_passed() => Outcome::DeadlineExceeded {
@@ -118,21 +112,5 @@ impl Prepared {
             finished.and_then(Result::ok)
         };
         outcome
-    }
-}
-
-impl Entry {
-    async fn call(&self, store: &mut Store<Host>) -> wasmtime::Result<Result<(), ()>> {
-        match self {
-            Self::Module(module) => {
-                let instance = module.instantiate_async(&mut *store).await?;
-                let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-                start.call_async(store, ()).await.map(Ok)
-            }
-            Self::Component(component) => {
-                let command = component.instantiate_async(&mut *store).await?;
-                command.wasi_cli_run().call_run(store).await
-            }
-        }
     }
 }

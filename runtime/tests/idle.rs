@@ -20,7 +20,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use fixture::{Fixture, Running, args, pipe, start};
-use wasi_runtime::{Artifact, Budget, CpuQuota, Guest, Input, Limits, Outcome};
+use wasi_runtime::{Artifact, Budget, CpuQuota, Guest, Input, Limits, Network, Outcome};
 
 /// How long nothing may happen.
 const IDLE: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ fn blocked(artifact: &Artifact, budget: &Budget, stdin: &impl Fn() -> Input) -> 
             deadline: Some(Duration::from_secs(3600)),
             ..Limits::default()
         },
-        network: true,
+        network: Network::All,
         ..args(["guest"])
     };
     let running = start(artifact, guest);

@@ -16,12 +16,12 @@
 mod checkpoint;
 mod thread;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Budget, Prepared};
+use wasi_runtime::{Budget, Guest, Prepared};
 
 pub use self::checkpoint::Checkpoint;
 pub use self::thread::{Ended, Parked, Running};
@@ -88,15 +88,9 @@ impl Birth {
         let tree = rootfs.tree().as_fd();
         let entrypoint = Entrypoint::resolve(tree, process)?;
         let (programs, budget) = (&self.programs, self.budget.clone());
-        let prepared = prepare(
-            &entrypoint,
-            programs,
-            plan,
-            process,
-            tree,
-            self.stdio,
-            budget,
-        )?;
+        let mut guest = guest::guest(plan, process, share(tree)?, self.stdio, budget);
+        guest.listeners = guest::listeners(plan)?;
+        let prepared = prepare(&entrypoint, programs, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
@@ -136,7 +130,8 @@ impl Joining {
         let entrypoint = Entrypoint::resolve(tree, &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
         let (programs, budget) = (&place.programs, place.budget.clone());
-        let prepared = prepare(&entrypoint, programs, plan, &process, tree, stdio, budget)?;
+        let guest = guest::guest(plan, &process, share(tree)?, stdio, budget);
+        let prepared = prepare(&entrypoint, programs, guest)?;
         place.join(&process)?;
         let runtime = runtime(&place.budget)?;
         Ok(Made {
@@ -147,33 +142,23 @@ impl Joining {
     }
 }
 
-/// The guest of `process`, whose program is `entrypoint`, ready to run in the container of `plan` whose
-/// root is `tree`.
+/// `guest`, whose program is `entrypoint`, ready to run.
 fn prepare(
     entrypoint: &Entrypoint,
     programs: &Programs,
-    plan: &Plan,
-    process: &Process,
-    tree: BorrowedFd<'_>,
-    stdio: GuestStdio,
-    budget: Budget,
+    mut guest: Guest,
 ) -> Result<Prepared, Error> {
-    if let Some(export) = &entrypoint.export {
-        return Err(Error::Unimplemented(format!(
-            "calling the export {export} of {}",
-            entrypoint.path
-        )));
-    }
+    guest.export.clone_from(&entrypoint.export);
     let artifact = programs.load(entrypoint)?;
-    let root = tree
-        .try_clone_to_owned()
-        .map_err(Error::host("share the root directory"))?;
-    artifact
-        .prepare(guest::guest(plan, process, root, stdio, budget))
-        .map_err(|source| Error::Program {
-            path: entrypoint.path.clone(),
-            source,
-        })
+    artifact.prepare(guest).map_err(|source| Error::Program {
+        path: entrypoint.path.clone(),
+        source,
+    })
+}
+
+fn share(tree: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    tree.try_clone_to_owned()
+        .map_err(Error::host("share the root directory"))
 }
 
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.

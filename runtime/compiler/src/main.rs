@@ -132,7 +132,7 @@ fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
     } else {
         engine.precompile_module(&wasm)
     }
-    .map_err(|error| format!("{error:#}"))?;
+    .map_err(|error| reason(&format!("{error:#}")))?;
     if artifact.len() as u64 > MAX_ARTIFACT {
         return Err(format!(
             "its machine code is larger than {} MiB",
@@ -142,6 +142,17 @@ fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
     std::io::stdout()
         .write_all(&artifact)
         .map_err(|error| format!("cannot write the artifact: {error}"))
+}
+
+/// What the compiler says, and in words of ours where its own do not tell what to do.
+fn reason(said: &str) -> String {
+    if said.contains("threads must be enabled") {
+        return format!(
+            "{said}: it is a program with threads (wasi-threads), which this runtime does not run; \
+             build it without them"
+        );
+    }
+    said.to_owned()
 }
 
 /// The layer field of the preamble: 1 is a component, 0 a core module (component model, Binary.md).

@@ -90,7 +90,7 @@ fn a_known_package_without_the_interface_or_function_does_not_fit() {
 fn a_module_without_a_start_function_is_a_library() {
     for module in [
         "(module)",
-        r#"(module (memory (export "memory") 1) (func (export "run")))"#,
+        r#"(module (memory (export "memory") 1) (func (export "run") (param i32)))"#,
         r#"(module (memory (export "_start") 1))"#,
     ] {
         let error = refused(module);
@@ -111,11 +111,53 @@ fn a_start_function_of_another_type_is_none() {
 }
 
 #[test]
+fn a_library_says_what_could_be_asked_of_it() {
+    let module = r#"(module (func (export "_initialize")) (func (export "run"))
+        (func (export "check") (result i32) (i32.const 0)) (func (export "add") (param i32)))"#;
+    assert_eq!(
+        refused(module).to_string(),
+        "it exports no _start: it is a library, not a program \
+         (exports that can be asked for: run, check)"
+    );
+    let many: String = (0..17)
+        .map(|index| format!(r#"(func (export "f{index:02}"))"#))
+        .collect();
+    let error = refused(&format!("(module {many})")).to_string();
+    assert!(error.ends_with("f14, f15, ...)"), "{error}");
+}
+
+#[test]
 fn a_component_without_run_is_a_library() {
     let error = refused("(component)");
     assert!(matches!(error, Error::NoEntrypoint { .. }), "{error:?}");
     assert_eq!(
         error.to_string(),
         "it exports no wasi:cli/run@0.2: it is a library, not a program"
+    );
+}
+
+/// WASI threads are a memory that is shared, and a function beside it.
+#[test]
+fn a_program_with_threads_is_refused_and_told_so() {
+    for program in [
+        r#"(module (import "env" "memory" (memory 1 2 shared))
+            (import "wasi" "thread-spawn" (func (param i32) (result i32)))
+            (func (export "_start")))"#,
+        r#"(module (memory (export "memory") 1 2 shared) (func (export "_start")))"#,
+    ] {
+        let wasm = wat::parse_str(program).unwrap();
+        let error = Fixture::new().load(&wasm).unwrap_err();
+        assert!(matches!(error, Error::Compile { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("wasi-threads"), "{text}");
+    }
+    let error = refused(
+        r#"(module (import "wasi" "thread-spawn" (func (param i32) (result i32)))
+            (func (export "_start")))"#,
+    );
+    let text = error.to_string();
+    assert!(
+        text.starts_with("it imports wasi::thread-spawn, which"),
+        "{text}"
     );
 }

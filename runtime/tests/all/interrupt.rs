@@ -124,7 +124,7 @@ fn last_words_that_nobody_takes_do_not_keep_a_killed_guest() {
 #[test]
 fn a_listener_that_nobody_calls_is_ended() {
     let guest = Guest {
-        network: true,
+        network: wasi_runtime::Network::All,
         ..args(["accept"])
     };
     let running = start(&Fixture::new().real("accept.wasm"), guest);

@@ -1,0 +1,156 @@
+//! Linking a component: WASI 0.2 and what comes with it, and what of the component is to be called.
+
+use wasmtime::Engine;
+use wasmtime::component::types::{ComponentFunc, ComponentItem};
+use wasmtime::component::{Component, ComponentExportIndex, Linker, Type};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_tls::p2::LinkOptions;
+
+use crate::call::Call;
+use crate::host::Host;
+use crate::{Error, Guest};
+
+/// What components can import: every interface of these WASI 0.2 packages.
+const WORLD: [&str; 8] = [
+    "wasi:cli",
+    "wasi:clocks",
+    "wasi:config",
+    "wasi:filesystem",
+    "wasi:http",
+    "wasi:io",
+    "wasi:random",
+    "wasi:sockets",
+];
+/// A package that is there if [`Guest::tls`] says so.
+const TLS: &str = "wasi:tls";
+
+/// Links `component`, to call what `guest` asks for.
+pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> {
+    let engine = component.engine();
+    let imports: Vec<String> = component
+        .component_type()
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let package = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+    let unresolved: Vec<String> = imports
+        .iter()
+        .filter(|name| {
+            let package = package(name);
+            package != TLS && !WORLD.contains(&package.as_str())
+        })
+        .cloned()
+        .collect();
+    if !unresolved.is_empty() {
+        return Err(Error::Unresolved {
+            imports: unresolved,
+            provided: WORLD.map(str::to_owned).to_vec(),
+        });
+    }
+    if !guest.tls
+        && let Some(import) = imports.iter().find(|name| package(name) == TLS)
+    {
+        return Err(Error::Off {
+            import: import.clone(),
+            option: "wasi-tls",
+        });
+    }
+    let program = linker(engine, |name| {
+        imports.iter().any(|import| package(import) == name)
+    })
+    .map_err(Error::engine)?
+    .instantiate_pre(component)
+    .map_err(|error| Error::Import {
+        reason: format!("{error:#}"),
+    })?;
+    if let Some(export) = &guest.export {
+        let export = asked(component, export)?;
+        return Ok(Call::Component { program, export });
+    }
+    CommandPre::new(program)
+        .map(Call::Command)
+        .map_err(|_| Error::NoEntrypoint {
+            wanted: "wasi:cli/run@0.2",
+            callable: callable(component),
+        })
+}
+
+/// All of the world; packages that few import only if `imports` says so.
+fn linker(engine: &Engine, imports: impl Fn(&str) -> bool) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    if imports("wasi:http") {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    }
+    if imports("wasi:config") {
+        wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
+    }
+    if imports(TLS) {
+        let mut options = LinkOptions::default();
+        options.tls(true);
+        wasmtime_wasi_tls::p2::add_to_linker(&mut linker, &options)?;
+    }
+    Ok(linker)
+}
+
+/// Finds `FUNCTION` or `INTERFACE#FUNCTION`. A version of an interface is one that semver says it
+/// fits.
+fn asked(component: &Component, export: &str) -> Result<ComponentExportIndex, Error> {
+    let reason = match find(component, export) {
+        Some((ComponentItem::ComponentFunc(of), index)) if fits(&of) => return Ok(index),
+        Some((ComponentItem::ComponentFunc(_), _)) => {
+            "it takes parameters, or what it returns is no exit code".to_owned()
+        }
+        Some(_) => "it is no function".to_owned(),
+        None => "there is no such export".to_owned(),
+    };
+    Err(Error::NoExport {
+        wanted: export.to_owned(),
+        reason,
+        callable: callable(component),
+    })
+}
+
+fn find(component: &Component, export: &str) -> Option<(ComponentItem, ComponentExportIndex)> {
+    let Some((interface, function)) = export.rsplit_once('#') else {
+        return component.get_export(None, export);
+    };
+    let interface = component.get_export_index(None, interface)?;
+    component.get_export(Some(&interface), function)
+}
+
+/// The functions that could be asked for.
+fn callable(component: &Component) -> Vec<String> {
+    let engine = component.engine();
+    let mut callable = Vec::new();
+    for (name, export) in component.component_type().exports(engine) {
+        if let ComponentItem::ComponentFunc(of) = &export.ty
+            && fits(of)
+        {
+            callable.push(name.to_owned());
+        } else if let ComponentItem::ComponentInstance(interface) = &export.ty {
+            for (function, export) in interface.exports(engine) {
+                if let ComponentItem::ComponentFunc(of) = &export.ty
+                    && fits(of)
+                {
+                    callable.push(format!("{name}#{function}"));
+                }
+            }
+        }
+    }
+    callable
+}
+
+/// Whether a function takes nothing and returns what can be an exit code.
+fn fits(function: &ComponentFunc) -> bool {
+    let mut results = function.results();
+    let returns = match (results.next(), results.next()) {
+        (None, _) => true,
+        (Some(answer), None) => matches!(
+            answer,
+            Type::Result(_) | Type::U8 | Type::U16 | Type::U32 | Type::S8 | Type::S16 | Type::S32
+        ),
+        (Some(_), Some(_)) => false,
+    };
+    returns && function.params().len() == 0 && !function.async_()
+}
