@@ -369,6 +369,8 @@ fn the_score_of_the_shim_is_that_of_its_likeliest_container() -> Result<()> {
     };
     let (low, high) = (member("low", -998)?, member("high", 937)?);
     let tasks = fake.serve(&low)?;
+    // Who answers has set its score.
+    ensure!(code(&tasks.state(low.id())) == Some(Code::NOT_FOUND));
     let own = score()?;
     run(&tasks, &low)?;
     ensure!(score()? == own, "{} after one of -998", score()?);
