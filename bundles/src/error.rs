@@ -196,6 +196,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A variable of the container that says how it is to be run, and does not.
+    #[error("its environment has {name} with the value `{value}`: {reason}")]
+    InvalidVariable {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and how it is written.
+        reason: String,
+    },
+
     /// Valid OCI that a wasm container cannot have here.
     #[error("{path} asks for {what}, which wasm containers do not support; {remedy}", path = path.display())]
     Unsupported {

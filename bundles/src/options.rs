@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Bundle, Error, Peer, Preopen};
+use crate::http::{address, count};
+use crate::{Bundle, Error, HttpOptions, Peer, Preopen};
 
 /// What comes before the name of an option.
 const PREFIX: &str = "io.containerd.wasi.v1.";
@@ -30,6 +31,8 @@ pub struct Options {
     pub config: BTreeMap<String, String>,
     /// `wasi-tls`: whether the draft of `wasi:tls` is there.
     pub wasi_tls: bool,
+    /// `http-*`: how it serves HTTP, if it does.
+    pub http: HttpOptions,
     /// `preopens`: the directories that the guest is given; `None` is the container's root as `/`.
     pub preopens: Option<Vec<Preopen>>,
 }
@@ -55,6 +58,37 @@ const KNOWN: &[(&str, Read)] = &[
         options.listen_tcp = addresses(value)?;
         Ok(())
     }),
+    ("http-listen", |options, value| {
+        options.http.listen = Some(address(value)?);
+        Ok(())
+    }),
+    ("http-requests", |options, value| {
+        options.http.requests = count(value, 1)?;
+        Ok(())
+    }),
+    ("http-connections", |options, value| {
+        options.http.connections = count(value, 1)?;
+        Ok(())
+    }),
+    ("http-header-bytes", |options, value| {
+        options.http.header_bytes = count(value, 8192)?;
+        Ok(())
+    }),
+    ("http-request-timeout", |options, value| {
+        options.http.request_timeout = match value {
+            "none" => None,
+            value => Some(duration(value)?),
+        };
+        Ok(())
+    }),
+    ("http-idle-timeout", |options, value| {
+        options.http.idle_timeout = duration(value)?;
+        Ok(())
+    }),
+    ("http-grace", |options, value| {
+        options.http.grace = duration(value)?;
+        Ok(())
+    }),
     ("wasi-tls", |options, value| {
         options.wasi_tls = switch(value)?;
         Ok(())
@@ -73,12 +107,6 @@ fn switch(value: &str) -> Result<bool, String> {
 }
 
 fn addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
-    let address = |text: &str| match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Ok(address),
-        _ => Err(format!(
-            "{text:?} is no address with a port; write such as 0.0.0.0:8080 or [::]:8080"
-        )),
-    };
     value.split(',').map(str::trim).map(address).collect()
 }
 
@@ -96,7 +124,7 @@ fn duration(value: &str) -> Result<Duration, String> {
     let product = number.zip(milliseconds).and_then(|(a, b)| a.checked_mul(b));
     match product {
         Some(product @ 1..) => Ok(Duration::from_millis(product)),
-        Some(0) => Err("a guest cannot end before it begins; drop it for no deadline".to_owned()),
+        Some(0) => Err("nothing takes no time; drop the option for its default".to_owned()),
         None => Err("write a whole number and ms, s, m or h, such as 30s".to_owned()),
     }
 }
@@ -147,8 +175,12 @@ impl Options {
 
     /// What options do not go together.
     fn check(&self) -> Result<(), String> {
-        if self.allow_net.as_ref().is_some_and(Vec::is_empty) && !self.listen_tcp.is_empty() {
+        let offline = self.allow_net.as_ref().is_some_and(Vec::is_empty);
+        if offline && !self.listen_tcp.is_empty() {
             return Err("listen-tcp asks for sockets; take one of the two out".to_owned());
+        }
+        if offline && self.http.listen.is_some() {
+            return Err("http-listen asks for a socket; take one of the two out".to_owned());
         }
         Ok(())
     }

@@ -110,6 +110,17 @@ impl Code {
 }
 
 impl Artifact {
+    /// Whether it is a service, which answers HTTP requests and ends when it is told to, rather than a program that
+    /// is called once: a component that exports `wasi:http/incoming-handler@0.2` and no `wasi:cli/run@0.2`, or the
+    /// former and `export` names it (`wasi:http/incoming-handler`, with or without its version and `#handle`).
+    #[must_use]
+    pub fn serves_http(&self, export: Option<&str>) -> bool {
+        match &self.code {
+            Code::Module(_) => false,
+            Code::Component(component) => component::serves(component, export),
+        }
+    }
+
     /// Links the program to what `guest` is given. Nothing of it runs yet.
     ///
     /// Has to be called where `/proc` is the host's, as the preopens are opened again through it.
@@ -117,7 +128,8 @@ impl Artifact {
     /// # Errors
     ///
     /// [`Error::Unresolved`], [`Error::Import`], [`Error::NoEntrypoint`] and [`Error::NoExport`] when the program is not
-    /// one this engine can run, [`Error::Nul`] and [`Error::Descriptor`] when `guest` cannot be given
+    /// one this engine can run, [`Error::NoSocket`] and [`Error::NoHandler`] when it serves HTTP and is not to, or the
+    /// other way, [`Error::Nul`] and [`Error::Descriptor`] when `guest` cannot be given
     /// to it.
     pub fn prepare(&self, mut guest: Guest) -> Result<Prepared, Error> {
         if let (Code::Module(_), Some(cwd)) = (&self.code, &guest.cwd)
@@ -128,23 +140,44 @@ impl Artifact {
         if matches!(self.code, Code::Component(_)) && !guest.listeners.is_empty() {
             return Err(Error::Listeners);
         }
-        let mut store = Store::new(self.engine.wasmtime(), Host::new(&mut guest)?);
-        store.limiter(|host| &mut host.limiter);
         let interrupter = Interrupter::new(self.means.clone());
-        store.set_hostcall_fuel(largest_transfer(&guest.budget));
-        match &self.means {
-            Means::Fence(fence) => {
-                faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
+        let host = Host::new(&mut guest)?;
+        match (&self.code, self.serves_http(guest.export.as_deref())) {
+            (Code::Component(component), true) => {
+                let service = guest.http.take().ok_or(Error::NoSocket)?;
+                let handler = component::link_service(component, &guest)?;
+                return Prepared::service(service, handler, host, interrupter, guest);
             }
-            Means::Epoch(..) => {
-                store.set_epoch_deadline(1);
-                store.epoch_deadline_async_yield_and_update(1);
-            }
+            (_, _) if guest.http.is_some() => return Err(Error::NoHandler),
+            (Code::Component(_) | Code::Module(_), _) => {}
         }
+        let mut store = store(self.engine.wasmtime(), host, &guest, &interrupter);
         let call = match &self.code {
             Code::Module(module) => module::link(module, &guest, &mut store)?,
             Code::Component(component) => component::link(component, &guest)?,
         };
         Prepared::new(store, call, interrupter, guest)
     }
+}
+
+/// Where a guest lives, in which `interrupter` stops it.
+pub(crate) fn store(
+    engine: &wasmtime::Engine,
+    host: Host,
+    guest: &Guest,
+    interrupter: &Interrupter,
+) -> Store<Host> {
+    let mut store = Store::new(engine, host);
+    store.limiter(|host| &mut host.limiter);
+    store.set_hostcall_fuel(largest_transfer(&guest.budget));
+    match interrupter.means() {
+        Means::Fence(fence) => {
+            faults::handle(&mut store, Arc::clone(fence), interrupter.switch());
+        }
+        Means::Epoch(..) => {
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_async_yield_and_update(1);
+        }
+    }
+    store
 }

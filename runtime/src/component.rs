@@ -2,8 +2,9 @@
 
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
-use wasmtime::component::{Component, ComponentExportIndex, Linker, Type};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_tls::p2::LinkOptions;
 
 use crate::call::Call;
@@ -26,6 +27,21 @@ const TLS: &str = "wasi:tls";
 
 /// Links `component`, to call what `guest` asks for.
 pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> {
+    let program = linked(component, guest)?;
+    if let Some(export) = &guest.export {
+        let export = asked(component, export)?;
+        return Ok(Call::Component { program, export });
+    }
+    CommandPre::new(program)
+        .map(Call::Command)
+        .map_err(|_| Error::NoEntrypoint {
+            wanted: "wasi:cli/run@0.2",
+            callable: callable(component),
+        })
+}
+
+/// `component`, with all that it imports.
+fn linked(component: &Component, guest: &Guest) -> Result<InstancePre<Host>, Error> {
     let engine = component.engine();
     let imports: Vec<String> = component
         .component_type()
@@ -55,24 +71,41 @@ pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> 
             option: "wasi-tls",
         });
     }
-    let program = linker(engine, |name| {
+    linker(engine, |name| {
         imports.iter().any(|import| package(import) == name)
     })
     .map_err(Error::engine)?
     .instantiate_pre(component)
     .map_err(|error| Error::Import {
         reason: format!("{error:#}"),
-    })?;
-    if let Some(export) = &guest.export {
-        let export = asked(component, export)?;
-        return Ok(Call::Component { program, export });
-    }
-    CommandPre::new(program)
-        .map(Call::Command)
-        .map_err(|_| Error::NoEntrypoint {
-            wanted: "wasi:cli/run@0.2",
-            callable: callable(component),
-        })
+    })
+}
+
+/// The interface of a service's export.
+const HANDLER: &str = "wasi:http/incoming-handler@0.2.0";
+/// The interface of a command's.
+const COMMAND: &str = "wasi:cli/run@0.2.0";
+
+/// Whether `component` serves HTTP if it is asked for `export`: its handler, by name, or nothing, when it
+/// has a handler and is no command.
+pub(crate) fn serves(component: &Component, export: Option<&str>) -> bool {
+    let has = |interface| component.get_export_index(None, interface).is_some();
+    let Some(export) = export else {
+        return has(HANDLER) && !has(COMMAND);
+    };
+    let interface = export.strip_suffix("#handle").unwrap_or(export);
+    let named = interface == "wasi:http/incoming-handler" && has(HANDLER);
+    named || interface.starts_with("wasi:http/incoming-handler@") && has(interface)
+}
+
+/// Links `component`, whose handler `guest` asks for.
+pub(crate) fn link_service(
+    component: &Component,
+    guest: &Guest,
+) -> Result<ProxyPre<Host>, Error> {
+    ProxyPre::new(linked(component, guest)?).map_err(|error| Error::Import {
+        reason: format!("{error:#}"),
+    })
 }
 
 /// All of the world; packages that few import only if `imports` says so.

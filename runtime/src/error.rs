@@ -44,6 +44,12 @@ pub enum Error {
     /// Listening sockets for a component, which could not get at them. The caller's fault.
     #[error("it is a component, which opens its own sockets: listening ones are for modules")]
     Listeners,
+    /// A program that serves HTTP, without a socket to do that. The caller's fault.
+    #[error("it serves HTTP, which only the container's own program can do; name another export to call")]
+    NoSocket,
+    /// A socket for a program that does not serve HTTP. The caller's fault.
+    #[error("it serves no HTTP: it is no component that exports wasi:http/incoming-handler@0.2 (and no command beside), or another export was asked for")]
+    NoHandler,
     /// Nothing to call. The image's fault.
     #[error("it exports no {wanted}: it is a library, not a program{}", could_be_asked_for(.callable))]
     NoEntrypoint {
@@ -137,6 +143,8 @@ impl Error {
             | Self::NoExport { .. }
             | Self::Off { .. }
             | Self::Listeners
+            | Self::NoSocket
+            | Self::NoHandler
             | Self::Nul { .. } => true,
             Self::Compiler { .. }
             | Self::Thread { .. }

@@ -76,6 +76,12 @@ impl Preopens {
         Ok(Self(preopens.into()))
     }
 
+    /// Their names, and what is there.
+    fn iter(&self) -> impl Iterator<Item = (&str, &Dir)> {
+        let preopens = self.0.iter();
+        preopens.map(|preopen| (preopen.name.as_str(), &preopen.directory))
+    }
+
     /// How to get to `place` where wasmtime-wasi said "not permitted". `None` if that is the answer.
     async fn route(&self, place: Place, last: Last) -> Result<Option<Route>, Errno> {
         let preopens = self.clone();

@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use crate::{Budget, Input, Limits, Network, Output};
+use crate::{Budget, Input, Limits, Network, Output, Service};
 
 /// A program's surroundings. [`Artifact::prepare`](crate::Artifact::prepare) takes it.
 #[derive(Debug, Default)]
@@ -42,6 +42,9 @@ pub struct Guest {
     /// runtimes and as Go wants it: a program that accepts in a blocking way says so
     /// (`set_nonblocking(false)`).
     pub listeners: Vec<TcpListener>,
+    /// How a component that [serves HTTP](crate::Artifact::serves_http) does it, which it needs. What it is
+    /// given otherwise every request's instance is given.
+    pub http: Option<Service>,
     /// What `wasi:config/store` has, names and values.
     pub config: Vec<(String, String)>,
     /// Whether a component may import `wasi:tls`, whose interface is a draft. wasmtime counts it as

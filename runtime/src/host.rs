@@ -18,7 +18,7 @@ use crate::filesystem::Preopens;
 use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
 use crate::sockets::Sockets;
-use crate::{Error, Guest};
+use crate::{Error, Guest, Network};
 
 /// How many listening sockets there are, as systemd and other runtimes say it.
 const LISTEN_FDS: &str = "LISTEN_FDS";
@@ -31,6 +31,7 @@ pub(crate) struct Host {
     pub(crate) sockets: Sockets,
     http: WasiHttpCtx,
     client: Client,
+    network: Arc<Network>,
     config: WasiConfigVariables,
     /// Made when a guest asks, as it holds certificates.
     tls: Option<WasiTlsCtx>,
@@ -70,24 +71,8 @@ impl Host {
     /// Makes the host side of `guest`. Preopens are opened again through `/proc/self/fd`, which keeps
     /// their mount, so this has to run where `/proc` is the host's.
     pub(crate) fn new(guest: &mut Guest) -> Result<Self, Error> {
-        let mut builder = WasiCtxBuilder::new();
-        for (index, argument) in guest.args.iter().enumerate() {
-            no_nul(argument, || format!("argument {index}"))?;
-            builder.arg(argument);
-        }
-        for (name, value) in &guest.env {
-            no_nul(name, || format!("the name of variable {name:?}"))?;
-            no_nul(value, || format!("variable {name}"))?;
-            builder.env(name, value);
-        }
-        if let Some(cwd) = &guest.cwd {
-            no_nul(cwd, || "the working directory".to_owned())?;
-            builder.initial_cwd(cwd);
-        }
-        builder
-            .stdin(guest.stdin.clone())
-            .stdout(guest.stdout.clone())
-            .stderr(guest.stderr.clone());
+        let network = Arc::new(guest.network.clone());
+        let mut builder = context(guest, &network)?;
         for preopen in &guest.preopens {
             let path = format!("/proc/self/fd/{}", preopen.directory.as_raw_fd());
             builder
@@ -97,18 +82,6 @@ impl Host {
                     source: std::io::Error::other(format!("{error:#}")),
                 })?;
         }
-        let network = Arc::new(guest.network.clone());
-        builder
-            .allow_tcp(network.is_on())
-            .allow_udp(network.is_on())
-            .allow_ip_name_lookup(network.is_on());
-        builder.socket_addr_check({
-            let network = Arc::clone(&network);
-            move |address, usage| {
-                let allowed = network.allows(address, usage);
-                Box::pin(async move { allowed })
-            }
-        });
         let listeners = mem::take(&mut guest.listeners);
         if !listeners.is_empty() {
             if !guest.env.iter().any(|(name, _)| name == LISTEN_FDS) {
@@ -128,21 +101,95 @@ impl Host {
                 }
             }
         }
-        builder.max_random_size(largest_transfer(&guest.budget) as u64);
         let sockets = Sockets::new(guest.preopens.len(), listeners, Arc::clone(&network))?;
         let mut wasi = builder.build_p1();
+        let preopens = Preopens::of(&mut wasi).map_err(Error::engine)?;
+        Ok(Self::with(guest, wasi, preopens, sockets, network))
+    }
+
+    /// What more of them are made of, for other instances of the same component.
+    pub(crate) fn into_template(self, mut guest: Guest) -> Template {
+        // They have been opened again.
+        guest.preopens.clear();
+        Template {
+            guest,
+            preopens: self.preopens,
+            network: self.network,
+        }
+    }
+
+    fn with(
+        guest: &Guest,
+        mut wasi: WasiP1Ctx,
+        preopens: Preopens,
+        sockets: Sockets,
+        network: Arc<Network>,
+    ) -> Self {
         wasi.ctx().table.set_max_capacity(guest.limits.handles);
-        Ok(Self {
-            preopens: Preopens::of(&mut wasi).map_err(Error::engine)?,
+        Self {
+            preopens,
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,
             http: WasiHttpCtx::new(),
-            client: Client::new(network),
-            config: guest.config.drain(..).collect(),
+            client: Client::new(Arc::clone(&network)),
+            network,
+            config: guest.config.iter().cloned().collect(),
             tls: None,
-        })
+        }
     }
+}
+
+/// What hosts of a component's instances are made of, anywhere and at any time.
+pub(crate) struct Template {
+    pub(crate) guest: Guest,
+    preopens: Preopens,
+    network: Arc<Network>,
+}
+
+impl Template {
+    pub(crate) fn host(&self) -> Result<Host, Error> {
+        let network = Arc::clone(&self.network);
+        let wasi = context(&self.guest, &network)?.build_p1();
+        let sockets = Sockets::new(0, Vec::new(), Arc::clone(&network))?;
+        let preopens = self.preopens.clone();
+        Ok(Host::with(&self.guest, wasi, preopens, sockets, network))
+    }
+}
+
+/// What every guest has, without files.
+fn context(guest: &Guest, network: &Arc<Network>) -> Result<WasiCtxBuilder, Error> {
+        let mut builder = WasiCtxBuilder::new();
+        for (index, argument) in guest.args.iter().enumerate() {
+            no_nul(argument, || format!("argument {index}"))?;
+            builder.arg(argument);
+        }
+        for (name, value) in &guest.env {
+            no_nul(name, || format!("the name of variable {name:?}"))?;
+            no_nul(value, || format!("variable {name}"))?;
+            builder.env(name, value);
+        }
+        if let Some(cwd) = &guest.cwd {
+            no_nul(cwd, || "the working directory".to_owned())?;
+            builder.initial_cwd(cwd);
+        }
+        builder
+            .stdin(guest.stdin.clone())
+            .stdout(guest.stdout.clone())
+            .stderr(guest.stderr.clone());
+        builder
+            .allow_tcp(network.is_on())
+            .allow_udp(network.is_on())
+            .allow_ip_name_lookup(network.is_on());
+        builder.socket_addr_check({
+            let network = Arc::clone(network);
+            move |address, usage| {
+                let allowed = network.allows(address, usage);
+                Box::pin(async move { allowed })
+            }
+        });
+        builder.max_random_size(largest_transfer(&guest.budget) as u64);
+    Ok(builder)
 }
 
 /// WASI 0.1 hands arguments and variables over as C strings.

@@ -20,6 +20,9 @@
 //! A CPU quota is another reason not to go on, beside a pause: a guest that is throttled stays so while it is
 //! paused and resumed, and a kill ends it.
 //!
+//! A service has a switch for each of its threads, which is what is ordered about, and one below it for
+//! each request, which can be killed alone: a guest of it stops for either.
+//!
 //! No order can be lost: it is stored, then the task is woken, then the means is used until the guest is
 //! out of the poll, or held by the fence. Whoever begins a poll, or leaves a hold, says so first and looks
 //! for orders after that; so either it sees the order, or who gave the order sees that it has to go on.
@@ -32,6 +35,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::watch;
 
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
@@ -65,6 +69,16 @@ const TURN: Duration = Duration::from_millis(1);
 pub struct Interrupter {
     switch: Arc<Switch>,
     means: Means,
+    crew: Option<Arc<Crew>>,
+}
+
+/// What the first thread of a service has beside its own switch.
+#[derive(Debug)]
+struct Crew {
+    /// The other threads, which get the same orders.
+    others: Vec<Interrupter>,
+    /// Set to have all of them finish.
+    drain: watch::Sender<bool>,
 }
 
 /// How a guest that computes is made to notice. All guests of a program in this process have the same, and
@@ -103,6 +117,8 @@ pub(crate) struct Switch {
     exempt: AtomicBool,
     waker: AtomicWaker,
     urgency: Urgency,
+    /// The thread of a service, for a request that it is serving. What is ordered there holds here.
+    above: Option<Arc<Switch>>,
 }
 
 impl Interrupter {
@@ -110,7 +126,31 @@ impl Interrupter {
         Self {
             switch: Arc::default(),
             means,
+            crew: None,
         }
+    }
+
+    /// The same, with the other threads of a service, and what has all of them finish.
+    pub(crate) fn with_crew(self, others: Vec<Self>, drain: watch::Sender<bool>) -> Self {
+        let crew = Some(Arc::new(Crew { others, drain }));
+        Self { crew, ..self }
+    }
+
+    /// Of one request that is served by the thread that this one stops.
+    pub(crate) fn below(&self) -> Self {
+        let switch = Switch {
+            above: Some(Arc::clone(&self.switch)),
+            ..Switch::default()
+        };
+        Self {
+            switch: Arc::new(switch),
+            means: self.means.clone(),
+            crew: None,
+        }
+    }
+
+    pub(crate) fn means(&self) -> &Means {
+        &self.means
     }
 
     /// What the handler of the guest's faults needs.
@@ -123,6 +163,25 @@ impl Interrupter {
     /// Before the guest runs it will end without having run; after its end nothing happens.
     pub fn kill(&self) {
         self.order(KILL);
+        self.others().for_each(Self::kill);
+    }
+
+    /// Asks a service to finish: it accepts no more, answers what it was asked, and ends. Returns at
+    /// once; nothing happens to what is no service.
+    pub fn drain(&self) {
+        if let Some(crew) = &self.crew {
+            crew.drain.send_replace(true);
+        }
+    }
+
+    /// Whether [`Self::drain`] does anything, which is so for services.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.crew.is_some()
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Self> {
+        self.crew.iter().flat_map(|crew| &crew.others)
     }
 
     /// Stops the guest at its next instruction; returns at once. Nothing happens to one that is paused or
@@ -132,11 +191,13 @@ impl Interrupter {
     /// guest that computes may stand still until it is resumed, with all else that it was to poll.
     pub fn pause(&self) {
         self.order(PAUSE);
+        self.others().for_each(Self::pause);
     }
 
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
         self.withdraw(PAUSE);
+        self.others().for_each(Self::resume);
     }
 
     /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
@@ -201,6 +262,10 @@ impl Interrupter {
             // It was told, and may have to go on a little before it can be made to trap.
             return wait(&switch.place, HELD, Some(time));
         }
+        if let Some(above) = &switch.above {
+            // It may be held there, and have missed that it is to end.
+            wake(&above.orders);
+        }
         match &self.means {
             Means::Fence(fence) => fence.raise(&switch.place, IN, || {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
@@ -238,6 +303,16 @@ impl Switch {
     fn notify(&self) {
         self.waker.wake();
         wake(&self.orders);
+        if let Some(above) = &self.above {
+            // Who is held there looks here, too.
+            wake(&above.orders);
+        }
+    }
+
+    /// What was ordered to the thread of a service.
+    fn orders_above(&self) -> u32 {
+        let above = self.above.as_ref();
+        above.map_or(0, |above| above.orders.load(SeqCst))
     }
 
     /// Nobody waits for the place but who gave an order, and looks at it after that.
@@ -252,11 +327,17 @@ impl Switch {
     /// else. Returns when it may. Async-signal-safe.
     pub(crate) fn at_fence(&self, fence: &Fence, pc: usize) -> Option<usize> {
         loop {
-            let orders = self.orders.load(SeqCst);
+            let (own, above) = (self.orders.load(SeqCst), self.orders_above());
+            let orders = own | above;
             if orders & KILL != 0 {
                 let landing = fence.landing_from(pc);
                 if landing.is_some() {
                     self.be(DIVERTED);
+                    if let Some(thread) = &self.above
+                        && above & KILL != 0
+                    {
+                        thread.be(DIVERTED);
+                    }
                     return landing;
                 }
             }
@@ -264,10 +345,13 @@ impl Switch {
                 fence.wait_down();
                 return None;
             }
-            self.be(HELD);
-            self.urgency.end();
-            wait(&self.orders, orders, None);
-            self.be(IN);
+            // A request is only ever ordered to end, so it is the thread's order that it is held for.
+            let holder = self.above.as_deref().unwrap_or(self);
+            let order = if self.above.is_some() { above } else { own };
+            holder.be(HELD);
+            holder.urgency.end();
+            wait(&holder.orders, order, None);
+            holder.be(IN);
         }
     }
 }
@@ -288,6 +372,14 @@ impl<F: Future> Future for Guarded<'_, F> {
             return Poll::Ready(None);
         }
         if orders != 0 {
+            return Poll::Pending;
+        }
+        let above = self.switch.orders_above();
+        if above != 0 {
+            // The thread is in one of its polls, and stops with it. Unless it ends, this goes on then.
+            if above & KILL == 0 {
+                cx.waker().wake_by_ref();
+            }
             return Poll::Pending;
         }
         let done = self.guest.as_mut().poll(cx).map(Some);

@@ -5,11 +5,15 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::timeout;
 use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::host::Host;
-use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Usage};
+use crate::serve::Team;
+use crate::{
+    Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Service, Usage, Worker,
+};
 
 /// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
 /// (`cmd/containerd-shim-runc-v2/process/init.go`).
@@ -19,14 +23,21 @@ const TAKE_AFTER_KILL: Duration = Duration::from_millis(20);
 
 /// A program linked to what it is given. Dropping it frees everything; nothing has run.
 pub struct Prepared {
-    store: Store<Host>,
-    call: Call,
+    program: Program,
     interrupter: Interrupter,
     budget: Budget,
     limits: Limits,
     deadline: Option<Deadline>,
     stdout: Output,
     stderr: Output,
+}
+
+/// What there is to do.
+enum Program {
+    /// To call it once.
+    Called(Box<Store<Host>>, Call),
+    /// To answer requests.
+    Serving(Box<Team>),
 }
 
 impl std::fmt::Debug for Prepared {
@@ -42,18 +53,46 @@ impl Prepared {
         interrupter: Interrupter,
         guest: Guest,
     ) -> Result<Self, Error> {
+        let program = Program::Called(Box::new(store), call);
+        Self::with(program, interrupter, &guest)
+    }
+
+    pub(crate) fn service(
+        service: Service,
+        handler: ProxyPre<Host>,
+        host: Host,
+        interrupter: Interrupter,
+        guest: Guest,
+    ) -> Result<Self, Error> {
+        let template = host.into_template(guest);
+        let (team, interrupter) = Team::new(service, handler, template, interrupter)?;
+        let server = team.server();
+        Self::with(Program::Serving(Box::new(team)), interrupter, server.guest())
+    }
+
+    fn with(program: Program, interrupter: Interrupter, guest: &Guest) -> Result<Self, Error> {
         let deadline = guest.limits.deadline;
         let deadline = deadline.map(|after| Deadline::new(after, interrupter.clone()));
         Ok(Self {
-            store,
-            call,
+            program,
             interrupter,
-            budget: guest.budget,
+            budget: guest.budget.clone(),
             limits: guest.limits,
             deadline: deadline.transpose()?,
-            stdout: guest.stdout,
-            stderr: guest.stderr,
+            stdout: guest.stdout.clone(),
+            stderr: guest.stderr.clone(),
         })
+    }
+
+    /// What other threads than the one that runs it are to do for a service that has more than one
+    /// ([`Service::workers`]); nothing for all others. Each is to be run by a thread of its own, born where
+    /// the guest is to be confined, which [`Self::run`] waits for.
+    #[must_use]
+    pub fn workers(&mut self) -> Vec<Worker> {
+        match &mut self.program {
+            Program::Called(..) => Vec::new(),
+            Program::Serving(team) => team.helpers(),
+        }
     }
 
     /// Ends this guest from any thread, now or while it runs.
@@ -76,8 +115,7 @@ impl Prepared {
     /// what it has not taken then is lost.
     pub async fn run(self) -> Outcome {
         let Self {
-            mut store,
-            call,
+            program,
             interrupter,
             budget,
             limits,
@@ -88,7 +126,13 @@ impl Prepared {
         if let Some(deadline) = &deadline {
             deadline.start();
         }
-        let ended = budget.run(call.run(&mut store), &interrupter).await;
+        // Its files and sockets are closed before anybody hears of its end.
+        let ended = match program {
+            Program::Called(mut store, call) => {
+                budget.run(call.run(&mut store), &interrupter).await
+            }
+            Program::Serving(team) => team.run(&interrupter).await.map(|()| Ok(0)),
+        };
         let outcome = match (ended, &deadline) {
             (Some(result), _) => Outcome::of(result, &limits),
             (None, Some(deadline)) if deadline.has_passed() => Outcome::DeadlineExceeded {
@@ -98,8 +142,6 @@ impl Prepared {
         };
         // What it may take from now on is bounded by the reader.
         drop(deadline);
-        // Its files and sockets are closed before anybody hears of its end.
-        drop(store);
         let last_words = outcome.last_words();
         // Both at once: who does not read one of them may read the other.
         let finish = join(stdout.finish(b""), stderr.finish(last_words.as_bytes()));

@@ -47,6 +47,13 @@ impl Input {
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         Endpoint::new(fd, "stdin").map(|endpoint| Self(Some(Arc::new(endpoint))))
     }
+
+    /// As [`Output::settle`].
+    pub(crate) fn settle(&self) {
+        if let Some(endpoint) = &self.0 {
+            endpoint.registered();
+        }
+    }
 }
 
 impl Output {
@@ -63,6 +70,24 @@ impl Output {
                 state: Mutex::default(),
             })))
         })
+    }
+
+    /// Waits for its other side by the runtime of the calling thread from now on, which has to outlive all
+    /// others that use it.
+    pub(crate) fn settle(&self) {
+        if let Some(sink) = &self.0 {
+            sink.endpoint.registered();
+        }
+    }
+
+    /// Appends `bytes` after all that guests wrote. Waits first while a slow reader has much to take.
+    pub(crate) async fn say(&self, bytes: &[u8]) {
+        if let Some(sink) = &self.0 {
+            if sink.state().bytes.len() > MAX_PENDING {
+                sink.drain().await;
+            }
+            sink.push(bytes);
+        }
     }
 
     /// Appends `bytes` after all that the guest wrote, and waits until everything is out.

@@ -3,6 +3,7 @@
 //! The limits are those of the bundle until an `Update` changes some of them. A change counts at once, for
 //! guests that run, and needs no guest to be asked; so it does not go through the container's driver.
 
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use wasi_bundles::{CpuLimit, Limits};
@@ -68,6 +69,17 @@ fn quota(limit: CpuLimit) -> Option<CpuQuota> {
     quota.map(|quota| quota.burst(limit.burst))
 }
 
+/// The threads that can run at once: as many as the host has processors for the shim, and no more than the
+/// quota pays for.
+#[must_use]
+pub fn cores(limit: Option<CpuLimit>) -> NonZeroUsize {
+    let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let paid = limit.map(|limit| limit.quota.as_nanos().div_ceil(limit.period.as_nanos()));
+    let paid = paid.and_then(|paid| usize::try_from(paid).ok());
+    paid.and_then(NonZeroUsize::new)
+        .map_or(all, |paid| paid.min(all))
+}
+
 /// The resources that a guest with so many open files needs at most: a connection of a component has two
 /// streams, and something to wait for. Not more than a quarter of the descriptors that the shim may have, as
 /// it needs some itself, and `None` is the engine's default.
@@ -104,6 +116,21 @@ mod tests {
         let none = br#"{"memory": {"limit": -1}, "cpu": {"quota": -1}}"#;
         allowance.update(none).unwrap();
         assert_eq!(now(), (None, None));
+    }
+
+    #[test]
+    fn part_of_a_core_is_a_core_and_there_are_no_more_than_there_are() {
+        let limit = |quota, period| CpuLimit {
+            quota: Duration::from_millis(quota),
+            period: Duration::from_millis(period),
+            burst: Duration::ZERO,
+        };
+        let all = std::thread::available_parallelism().unwrap();
+        assert_eq!(cores(None), all);
+        for (quota, cores_paid) in [(1, 1), (100, 1), (101, 2), (200, 2), (1_000_000, 10_000)] {
+            let expected = NonZeroUsize::new(cores_paid).unwrap().min(all);
+            assert_eq!(cores(Some(limit(quota, 100))), expected, "{quota}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! [`Place`] that the container's made.
 
 mod checkpoint;
+mod crew;
 mod thread;
 
 use std::os::fd::AsFd;
@@ -21,9 +22,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Budget, Guest, Prepared};
+use wasi_runtime::{Artifact, Budget, Guest, Prepared};
 
 pub use self::checkpoint::Checkpoint;
+use self::crew::Crew;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};
@@ -90,11 +92,14 @@ impl Birth {
         let (given, budget) = (directories.share()?, self.budget.clone());
         let mut guest = guest::guest(plan, process, given, self.stdio, budget);
         guest.listeners = guest::listeners(plan)?;
-        let prepared = prepare(&entrypoint, &self.programs, guest)?;
+        let artifact = self.programs.load(&entrypoint)?;
+        guest.http = guest::service(plan, &artifact, entrypoint.export.as_deref())?;
+        let mut prepared = prepare(&entrypoint, &artifact, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
         let (runtime, pool) = runtime(&self.budget)?;
+        let crew = Crew::new(prepared.workers(), &self.budget)?;
         let place = Arc::new(Place {
             plan: self.plan,
             program: entrypoint.path,
@@ -109,6 +114,7 @@ impl Birth {
             prepared,
             runtime,
             pool,
+            crew,
         })
     }
 }
@@ -132,14 +138,17 @@ impl Joining {
         let entrypoint = Entrypoint::resolve(place.tree.as_fd(), &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
         let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
-        let prepared = prepare(&entrypoint, &place.programs, guest)?;
+        let artifact = place.programs.load(&entrypoint)?;
+        let prepared = prepare(&entrypoint, &artifact, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
+        let crew = Crew::default();
         Ok(Made {
             place,
             prepared,
             runtime,
             pool,
+            crew,
         })
     }
 }
@@ -147,11 +156,10 @@ impl Joining {
 /// `guest`, whose program is `entrypoint`, ready to run.
 fn prepare(
     entrypoint: &Entrypoint,
-    programs: &Programs,
+    artifact: &Artifact,
     mut guest: Guest,
 ) -> Result<Prepared, Error> {
     guest.export.clone_from(&entrypoint.export);
-    let artifact = programs.load(entrypoint)?;
     artifact.prepare(guest).map_err(|source| Error::Program {
         path: entrypoint.path.clone(),
         source,

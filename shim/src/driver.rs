@@ -183,7 +183,12 @@ impl Driver {
         match (exec, what) {
             (exec, Happening::Typed(signal)) => {
                 if let Ok(process) = self.process(exec.as_deref()) {
-                    process.kill(signal);
+                    match signal.effect(process.manner()) {
+                        Effect::Drain => process.drain(signal),
+                        Effect::End | Effect::Pause | Effect::Resume | Effect::Nothing => {
+                            process.kill(signal);
+                        }
+                    }
                 }
             }
             (Some(_), Happening::Ended) => {}
@@ -211,7 +216,8 @@ impl Driver {
     async fn carry_out(&mut self, exec: Option<&str>, request: Request) -> Result<Snapshot, Error> {
         match request {
             Request::Start => self.start(exec).await?,
-            Request::Kill(signal) => match signal.effect() {
+            Request::Kill(signal) => match signal.effect(self.process(exec)?.manner()) {
+                Effect::Drain => self.process(exec)?.drain(signal),
                 Effect::End => {
                     self.process(exec)?.kill(signal);
                     self.discard(exec, signal).await?;

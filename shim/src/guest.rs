@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use wasi_bundles::{Plan, Process};
-use wasi_runtime::{Budget, Guest, Limits, Network, Peer, Preopen};
+use wasi_bundles::{HttpOptions, Plan, Process};
+use wasi_runtime::{Artifact, Budget, Guest, Limits, Network, Peer, Preopen, Service};
 
 use crate::stdio::GuestStdio;
 use crate::{Error, allowance};
@@ -43,6 +43,8 @@ pub fn guest(
         network: network(plan.options().allow_net.as_deref()),
         // Only the container's first program gets them: see `listeners`.
         listeners: Vec::new(),
+        // See `service`.
+        http: None,
         config: plan.options().config.clone().into_iter().collect(),
         tls: plan.options().wasi_tls,
     }
@@ -74,4 +76,44 @@ pub fn listeners(plan: &Plan) -> Result<Vec<TcpListener>, Error> {
     let listen =
         |address| TcpListener::bind(address).map_err(Error::host(format!("listen at {address}")));
     plan.options().listen_tcp.iter().map(listen).collect()
+}
+
+/// How the container of `plan` serves HTTP, if `artifact`, asked for `export`, does that. To be called as
+/// [`listeners`].
+///
+/// # Errors
+///
+/// [`Error::Host`] with the address that cannot be listened at, [`Error::Bundle`] when there is none, or
+/// options for a service that is none.
+pub fn service(
+    plan: &Plan,
+    artifact: &Artifact,
+    export: Option<&str>,
+) -> Result<Option<Service>, Error> {
+    let options = &plan.options().http;
+    if !artifact.serves_http(export) {
+        if *options == HttpOptions::default() {
+            return Ok(None);
+        }
+        return Err(Error::NoService {
+            program: plan.process().args[0].clone(),
+        });
+    }
+    if matches!(plan.options().allow_net.as_deref(), Some([])) {
+        return Err(Error::Offline {
+            program: plan.process().args[0].clone(),
+        });
+    }
+    let address = options.address(plan.process())?;
+    let listener = TcpListener::bind(address);
+    let listener = listener.map_err(Error::host(format!("serve HTTP at {address}")))?;
+    Ok(Some(Service {
+        listener,
+        workers: allowance::cores(plan.limits().cpu),
+        requests: options.requests,
+        connections: options.connections,
+        header_bytes: options.header_bytes,
+        request_timeout: options.request_timeout,
+        idle_timeout: options.idle_timeout,
+    }))
 }

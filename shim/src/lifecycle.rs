@@ -20,6 +20,9 @@
 //! | Resume              | not running        | nothing         | do              | not running      | not running        |
 //! | Delete              | do: exit 137 first | still running   | still running   | still running    | do                 |
 //!
+//! An ending signal stops a command; to a service the first one, unless it is KILL, says that it is to finish
+//! ([`Manner`]), which it does in `Running`, and when it is resumed.
+//!
 //! The init and each exec have a phase of their own, to which this table applies. A container that is
 //! paused has its execs paused with it; its end is theirs, and theirs come first. So the phase of the init
 //! decides, too, whether an exec can be added or started ([`may_exec`]).
@@ -63,11 +66,22 @@ pub enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(pub u32);
 
+/// How a guest ends that is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It stops at once: a command, a service that was told before, and what does not run yet.
+    Stops,
+    /// It finishes what it does: a service.
+    Finishes,
+}
+
 /// What a signal does to a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// It ends.
     End,
+    /// It finishes what it does, and ends.
+    Drain,
     /// It stops where it is.
     Pause,
     /// It goes on.
@@ -135,14 +149,16 @@ impl Signal {
     const MAX: u32 = 64;
 
     /// What it comes to: STOP and CONT pause and resume; HUP, INT, QUIT, KILL and TERM end the guest,
-    /// which has no handler for any; all others do nothing.
+    /// which has no handler for any; all others do nothing. A guest that finishes by itself is asked to, by
+    /// the first one, unless it is KILL.
     #[must_use]
-    pub fn effect(self) -> Effect {
-        match self.0 {
-            1 | 2 | 3 | 9 | 15 => Effect::End,
-            18 => Effect::Resume,
-            19 => Effect::Pause,
-            _ => Effect::Nothing,
+    pub fn effect(self, manner: Manner) -> Effect {
+        match (self.0, manner) {
+            (1 | 2 | 3 | 15, Manner::Finishes) => Effect::Drain,
+            (1 | 2 | 3 | 15, Manner::Stops) | (9, Manner::Finishes | Manner::Stops) => Effect::End,
+            (18, _) => Effect::Resume,
+            (19, _) => Effect::Pause,
+            (_, _) => Effect::Nothing,
         }
     }
 
@@ -171,8 +187,9 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
         (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
             Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
         }
-        (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect()) {
-            (_, Effect::End) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
+        (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect(Manner::Stops)) {
+            // To finish is a way to end.
+            (_, Effect::End | Effect::Drain) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
                 Verdict::Do
             }
             (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,

@@ -5,15 +5,16 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 use wasi_runtime::Outcome;
 
 use crate::Error;
 use crate::confine::{Parked, Running};
-use crate::lifecycle::{Exit, PhaseKind, Signal, exit_status};
+use crate::lifecycle::{Exit, Manner, PhaseKind, Signal, exit_status};
 use crate::stdio::{Holds, StdioPaths};
 use crate::terminal::Console;
 
@@ -70,6 +71,8 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// The shim's ends of its streams.
     pub(crate) holds: Holds,
+    /// How long it may take to finish.
+    grace: Duration,
     phase: Phase,
     snapshot: watch::Sender<Snapshot>,
 }
@@ -96,6 +99,8 @@ struct Guest {
     frozen: bool,
     /// The first signal that was meant to end it.
     ended_by: Option<Signal>,
+    /// When it is ended, having been asked to finish.
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 /// What a process does by itself.
@@ -126,6 +131,7 @@ impl Process {
             id: id.to_owned(),
             pid: thread.pid(),
             holds,
+            grace: thread.place().plan.options().http.grace,
             phase: Phase::Created(thread),
             snapshot,
         };
@@ -155,6 +161,7 @@ impl Process {
                 stopped: false,
                 frozen: false,
                 ended_by: None,
+                grace: None,
             }),
             phase @ (Phase::Running(_)
             | Phase::Ending { .. }
@@ -162,6 +169,31 @@ impl Process {
             | Phase::Changing) => phase,
         };
         self.show(None);
+    }
+
+    /// How its guest ends that is told to now.
+    pub(crate) fn manner(&self) -> Manner {
+        match &self.phase {
+            Phase::Running(Guest {
+                ended_by: None,
+                thread,
+                ..
+            }) if thread.interrupter().drains() => Manner::Finishes,
+            Phase::Created(_)
+            | Phase::Running(_)
+            | Phase::Ending { .. }
+            | Phase::Stopped
+            | Phase::Changing => Manner::Stops,
+        }
+    }
+
+    /// Running: asks a service to finish, and ends it when it takes too long.
+    pub(crate) fn drain(&mut self, signal: Signal) {
+        if let Phase::Running(guest) = &mut self.phase {
+            guest.ended_by.get_or_insert(signal);
+            guest.grace = Some(Box::pin(tokio::time::sleep(self.grace)));
+            guest.thread.interrupter().drain();
+        }
     }
 
     /// Running: ends the guest. Its end comes by [`Self::poll`].
@@ -220,8 +252,15 @@ impl Process {
                     self.finish(outcome);
                     Poll::Ready(Happening::Ended)
                 }
-                // Not before Start, for which what was typed waits.
-                Poll::Pending => self.holds.poll_typed(cx).map(Happening::Typed),
+                Poll::Pending => {
+                    let grace = guest.grace.as_mut();
+                    if grace.is_some_and(|grace| grace.as_mut().poll(cx).is_ready()) {
+                        guest.grace = None;
+                        guest.thread.interrupter().kill();
+                    }
+                    // Not before Start, for which what was typed waits.
+                    self.holds.poll_typed(cx).map(Happening::Typed)
+                }
             },
             Phase::Ending { exit, rest } => {
                 let exit = *exit;

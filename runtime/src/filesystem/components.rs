@@ -2,6 +2,7 @@
 
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings::filesystem::preopens;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode,
     Filesize, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags,
@@ -16,12 +17,29 @@ use crate::host::Host;
 /// Puts the functions in place of wasmtime-wasi's.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    let added = types::add_to_linker::<Host, HasFiles>(linker, |host| Files {
-        upstream: host.wasi.filesystem(),
-        preopens: &host.preopens,
-    });
+    let added = types::add_to_linker::<Host, HasFiles>(linker, files)
+        .and_then(|()| preopens::add_to_linker::<Host, HasFiles>(linker, files));
     linker.allow_shadowing(false);
     added
+}
+
+fn files(host: &mut Host) -> Files<'_> {
+    Files {
+        upstream: host.wasi.filesystem(),
+        preopens: &host.preopens,
+    }
+}
+
+/// The directories are this crate's to tell: an instance of a service has no others.
+impl preopens::Host for Files<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        let mut given = Vec::new();
+        for (name, directory) in self.preopens.iter() {
+            let descriptor = Descriptor::Dir(directory.clone());
+            given.push((self.upstream.table.push(descriptor)?, name.to_owned()));
+        }
+        Ok(given)
+    }
 }
 
 struct HasFiles;

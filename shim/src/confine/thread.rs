@@ -11,13 +11,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
 
+use super::crew::Crew;
 use crate::Error;
 use crate::place::Place;
 use crate::pool::Pool;
 
 /// How long a guest's end waits for threads that still work for it: file operations that were handed
 /// to the pool. One that is stuck for good is left behind.
-const POOL: Duration = Duration::from_millis(50);
+pub(super) const POOL: Duration = Duration::from_millis(50);
 
 /// How long a thread that has ended may take to leave its namespaces before nobody waits any more.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -46,6 +47,7 @@ pub(super) struct Made {
     pub(super) prepared: Prepared,
     pub(super) runtime: Runtime,
     pub(super) pool: Pool,
+    pub(super) crew: Crew,
 }
 
 /// What it says then.
@@ -74,6 +76,7 @@ pub(super) async fn deliver(
                 prepared,
                 runtime,
                 pool,
+                crew,
             } = match make() {
                 Ok(made) => made,
                 Err(error) => return drop(ready.send(Err((error, pid)))),
@@ -86,7 +89,7 @@ pub(super) async fn deliver(
             }));
             if ready.is_ok() && released.blocking_recv().is_ok() {
                 // Nobody listens any more only if the container's driver died in a panic.
-                drop(finish.send(run(prepared, runtime, &pool)));
+                drop(finish.send(run(prepared, runtime, &pool, crew)));
             }
         })
         .map_err(Error::host("start the container's thread"))?;
@@ -125,8 +128,10 @@ pub(super) fn thread_id() -> u32 {
 }
 
 /// On the container's thread: polls the guest to its end.
-fn run(prepared: Prepared, runtime: Runtime, pool: &Pool) -> Outcome {
+fn run(prepared: Prepared, runtime: Runtime, pool: &Pool, crew: Crew) -> Outcome {
+    let crew = crew.release();
     let outcome = runtime.block_on(prepared.run());
+    crew.join();
     pool.end(runtime, POOL);
     outcome
 }

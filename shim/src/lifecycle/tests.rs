@@ -68,6 +68,20 @@ fn every_signal_has_its_answer_in_every_phase() {
 }
 
 #[test]
+fn a_service_is_asked_to_finish_before_it_is_stopped() {
+    for number in 0..=u32::from(u8::MAX) {
+        let [first, second] =
+            [Manner::Finishes, Manner::Stops].map(|manner| Signal(number).effect(manner));
+        let expected = match number {
+            1 | 2 | 3 | 15 => (Effect::Drain, Effect::End),
+            9 => (Effect::End, Effect::End),
+            _ => (second, second),
+        };
+        assert_eq!((first, second), expected, "{number}");
+    }
+}
+
+#[test]
 fn an_exec_needs_a_container_that_lives_and_is_not_paused() {
     assert_eq!(may_exec(PhaseKind::Created), Ok(()));
     assert_eq!(may_exec(PhaseKind::Running), Ok(()));
@@ -135,7 +149,7 @@ proptest! {
                 continue;
             }
             let effect = match request {
-                Request::Kill(signal) => signal.effect(),
+                Request::Kill(signal) => signal.effect(Manner::Stops),
                 Request::Pause => Effect::Pause,
                 Request::Resume => Effect::Resume,
                 Request::Start => {
@@ -153,7 +167,7 @@ proptest! {
                     exits += 1;
                     phase = PhaseKind::Stopped;
                 }
-                Effect::End => phase = PhaseKind::Ending,
+                Effect::End | Effect::Drain => phase = PhaseKind::Ending,
                 Effect::Pause => phase = PhaseKind::Paused,
                 Effect::Resume => phase = PhaseKind::Running,
                 Effect::Nothing => {}

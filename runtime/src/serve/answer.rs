@@ -1,0 +1,94 @@
+//! The body of an answer, as the client gets it: the guest's, or a line of ours.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::connection::Busy;
+use super::exchange::Progress;
+
+/// The body of an answer. Its connection is in use until it is dropped.
+pub(super) struct Answer {
+    content: Content,
+    _busy: Busy,
+}
+
+enum Content {
+    Guest {
+        body: HyperOutgoingBody,
+        /// Tells whether it ended because its guest did.
+        progress: Rc<Progress>,
+    },
+    Own(Full<Bytes>),
+}
+
+impl Answer {
+    /// What the guest answers.
+    pub(super) fn guest(
+        response: Response<HyperOutgoingBody>,
+        progress: Rc<Progress>,
+        busy: Busy,
+    ) -> Response<Self> {
+        response.map(|body| Self {
+            content: Content::Guest { body, progress },
+            _busy: busy,
+        })
+    }
+
+    /// The words for a status, and nothing about why: that is in the container's log.
+    pub(super) fn status(status: StatusCode, busy: Busy) -> Response<Self> {
+        let text = format!("{status}\n");
+        let mut response = Response::new(Self {
+            content: Content::Own(Full::from(text)),
+            _busy: busy,
+        });
+        *response.status_mut() = status;
+        let plain = header::HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.content {
+            Content::Own(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never: std::convert::Infallible| match never {}),
+            Content::Guest { body, progress } => match Pin::new(body).poll_frame(cx) {
+                // wasmtime-wasi-http ends the body of a guest that is gone as if it were whole.
+                Poll::Ready(None) if progress.has_failed() => {
+                    Poll::Ready(Some(Err(Error::HttpResponseIncomplete)))
+                }
+                polled => polled,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(full) => full.is_end_stream(),
+            Content::Guest { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(full) => full.size_hint(),
+            Content::Guest { body, .. } => body.size_hint(),
+        }
+    }
+}

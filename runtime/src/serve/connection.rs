@@ -1,0 +1,129 @@
+//! One connection: HTTP/1.1 or HTTP/2, as its first bytes say.
+//!
+//! It is closed when it has had no request for some time, when the service finishes, and in both cases
+//! politely first: HTTP/2 has a word for it, HTTP/1.1 closes after the answer.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::exchange::exchange;
+use super::worker::Local;
+
+/// How many requests of one HTTP/2 connection are read before the first is answered.
+const STREAMS: u32 = 100;
+
+/// Serves `stream` to its end.
+pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSemaphorePermit) {
+    let (patience, header) = (local.server.idle_timeout, local.server.header_bytes);
+    let mut drain = local.server.drain.clone();
+    let activity = Rc::new(Activity::new());
+    let mut builder = Builder::new(Here);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(header);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX));
+    let service = service_fn(|request| {
+        let exchange = exchange(Rc::clone(&local), Rc::clone(&activity), request);
+        async { Ok::<_, Infallible>(exchange.await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            biased;
+            // An error is the client's: it went away, or does not speak HTTP.
+            _ended = &mut connection => return,
+            _ = drain.wait_for(|drain| *drain), if !closing => {
+                connection.as_mut().graceful_shutdown();
+                closing = true;
+                activity.touch();
+            }
+            () = activity.idle(patience) => {
+                if closing {
+                    // It does not even take the end.
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+                closing = true;
+                activity.touch();
+            }
+        }
+    }
+}
+
+/// Spawns what a connection needs beside itself where the connection is.
+#[derive(Clone, Copy)]
+struct Here;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for Here {
+    fn execute(&self, task: F) {
+        drop(tokio::task::spawn_local(task));
+    }
+}
+
+/// Whether a connection is in use, or since when it is not.
+pub(super) struct Activity {
+    requests: Cell<usize>,
+    since: Cell<Instant>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            requests: Cell::new(0),
+            since: Cell::new(Instant::now()),
+        }
+    }
+
+    /// A request begins, and lasts as long as what is returned.
+    pub(super) fn begin(self: &Rc<Self>) -> Busy {
+        self.requests.set(self.requests.get() + 1);
+        Busy(Rc::clone(self))
+    }
+
+    fn touch(&self) {
+        self.since.set(Instant::now());
+    }
+
+    /// Waits until there has been no request for `time`. Looks no more often than that.
+    async fn idle(&self, time: Duration) {
+        loop {
+            let from = if self.requests.get() > 0 {
+                Instant::now()
+            } else {
+                self.since.get()
+            };
+            tokio::time::sleep_until(from + time).await;
+            if self.requests.get() == 0 && self.since.get() + time <= Instant::now() {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is not done.
+pub(super) struct Busy(Rc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.touch();
+    }
+}
