@@ -43,10 +43,8 @@ impl Default for HttpOptions {
 /// The variable that runwasi's wasmtime shim reads.
 const VARIABLE: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
 /// Where a service listens that is told nothing: the default of runwasi, and of `wasmtime serve`.
-const ADDRESS: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-    8080,
-);
+const ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8080);
 
 impl HttpOptions {
     /// Where `process` is to listen: as its annotation says, or its variable

@@ -28,6 +28,7 @@ mod cases {
     pub(crate) mod files;
     pub(crate) mod fixture;
     pub(crate) mod hooks;
+    pub(crate) mod http;
     pub(crate) mod identity;
     pub(crate) mod isolation;
     pub(crate) mod limits;
@@ -54,6 +55,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),
     ("hooks", cases::hooks::CASES),
+    ("http", cases::http::CASES),
     ("cgroups", cases::cgroups::CASES),
     ("worlds", cases::worlds::CASES),
 ];

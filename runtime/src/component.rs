@@ -99,10 +99,7 @@ pub(crate) fn serves(component: &Component, export: Option<&str>) -> bool {
 }
 
 /// Links `component`, whose handler `guest` asks for.
-pub(crate) fn link_service(
-    component: &Component,
-    guest: &Guest,
-) -> Result<ProxyPre<Host>, Error> {
+pub(crate) fn link_service(component: &Component, guest: &Guest) -> Result<ProxyPre<Host>, Error> {
     ProxyPre::new(linked(component, guest)?).map_err(|error| Error::Import {
         reason: format!("{error:#}"),
     })

@@ -45,10 +45,14 @@ pub enum Error {
     #[error("it is a component, which opens its own sockets: listening ones are for modules")]
     Listeners,
     /// A program that serves HTTP, without a socket to do that. The caller's fault.
-    #[error("it serves HTTP, which only the container's own program can do; name another export to call")]
+    #[error(
+        "it serves HTTP, which only the container's own program can do; name another export to call"
+    )]
     NoSocket,
     /// A socket for a program that does not serve HTTP. The caller's fault.
-    #[error("it serves no HTTP: it is no component that exports wasi:http/incoming-handler@0.2 (and no command beside), or another export was asked for")]
+    #[error(
+        "it serves no HTTP: it is no component that exports wasi:http/incoming-handler@0.2 (and no command beside), or another export was asked for"
+    )]
     NoHandler,
     /// Nothing to call. The image's fault.
     #[error("it exports no {wanted}: it is a library, not a program{}", could_be_asked_for(.callable))]

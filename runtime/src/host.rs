@@ -159,36 +159,36 @@ impl Template {
 
 /// What every guest has, without files.
 fn context(guest: &Guest, network: &Arc<Network>) -> Result<WasiCtxBuilder, Error> {
-        let mut builder = WasiCtxBuilder::new();
-        for (index, argument) in guest.args.iter().enumerate() {
-            no_nul(argument, || format!("argument {index}"))?;
-            builder.arg(argument);
+    let mut builder = WasiCtxBuilder::new();
+    for (index, argument) in guest.args.iter().enumerate() {
+        no_nul(argument, || format!("argument {index}"))?;
+        builder.arg(argument);
+    }
+    for (name, value) in &guest.env {
+        no_nul(name, || format!("the name of variable {name:?}"))?;
+        no_nul(value, || format!("variable {name}"))?;
+        builder.env(name, value);
+    }
+    if let Some(cwd) = &guest.cwd {
+        no_nul(cwd, || "the working directory".to_owned())?;
+        builder.initial_cwd(cwd);
+    }
+    builder
+        .stdin(guest.stdin.clone())
+        .stdout(guest.stdout.clone())
+        .stderr(guest.stderr.clone());
+    builder
+        .allow_tcp(network.is_on())
+        .allow_udp(network.is_on())
+        .allow_ip_name_lookup(network.is_on());
+    builder.socket_addr_check({
+        let network = Arc::clone(network);
+        move |address, usage| {
+            let allowed = network.allows(address, usage);
+            Box::pin(async move { allowed })
         }
-        for (name, value) in &guest.env {
-            no_nul(name, || format!("the name of variable {name:?}"))?;
-            no_nul(value, || format!("variable {name}"))?;
-            builder.env(name, value);
-        }
-        if let Some(cwd) = &guest.cwd {
-            no_nul(cwd, || "the working directory".to_owned())?;
-            builder.initial_cwd(cwd);
-        }
-        builder
-            .stdin(guest.stdin.clone())
-            .stdout(guest.stdout.clone())
-            .stderr(guest.stderr.clone());
-        builder
-            .allow_tcp(network.is_on())
-            .allow_udp(network.is_on())
-            .allow_ip_name_lookup(network.is_on());
-        builder.socket_addr_check({
-            let network = Arc::clone(network);
-            move |address, usage| {
-                let allowed = network.allows(address, usage);
-                Box::pin(async move { allowed })
-            }
-        });
-        builder.max_random_size(largest_transfer(&guest.budget) as u64);
+    });
+    builder.max_random_size(largest_transfer(&guest.budget) as u64);
     Ok(builder)
 }
 

@@ -11,9 +11,7 @@ use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::host::Host;
 use crate::serve::Team;
-use crate::{
-    Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Service, Usage, Worker,
-};
+use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Service, Usage, Worker};
 
 /// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
 /// (`cmd/containerd-shim-runc-v2/process/init.go`).
@@ -67,7 +65,11 @@ impl Prepared {
         let template = host.into_template(guest);
         let (team, interrupter) = Team::new(service, handler, template, interrupter)?;
         let server = team.server();
-        Self::with(Program::Serving(Box::new(team)), interrupter, server.guest())
+        Self::with(
+            Program::Serving(Box::new(team)),
+            interrupter,
+            server.guest(),
+        )
     }
 
     fn with(program: Program, interrupter: Interrupter, guest: &Guest) -> Result<Self, Error> {

@@ -35,8 +35,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-pub use self::worker::Worker;
 use self::patience::Patience;
+pub use self::worker::Worker;
 use self::worker::{Farewell, Handed};
 use crate::host::{Host, Template};
 use crate::{Error, Guest, Interrupter};

@@ -42,13 +42,17 @@ pub enum Error {
     #[error(transparent)]
     Bundle(#[from] wasi_bundles::Error),
     /// Options for a service, and a program that is none.
-    #[error("{program} serves no HTTP, and has annotations for that (io.containerd.wasi.v1.http-*); a service is a component that exports wasi:http/incoming-handler@0.2 and no wasi:cli/run, or whose handler is named: {program}#wasi:http/incoming-handler")]
+    #[error(
+        "{program} serves no HTTP, and has annotations for that (io.containerd.wasi.v1.http-*); a service is a component that exports wasi:http/incoming-handler@0.2 and no wasi:cli/run, or whose handler is named: {program}#wasi:http/incoming-handler"
+    )]
     NoService {
         /// The program.
         program: String,
     },
     /// A service that is to have no network.
-    #[error("{program} serves HTTP, and io.containerd.wasi.v1.allow-net is none; allow those networks that its clients are in")]
+    #[error(
+        "{program} serves HTTP, and io.containerd.wasi.v1.allow-net is none; allow those networks that its clients are in"
+    )]
     Offline {
         /// The program.
         program: String,

@@ -187,13 +187,15 @@ pub fn decide(phase: PhaseKind, request: Request) -> Verdict {
         (P::Created | P::Running | P::Paused, R::Kill(signal)) if !signal.exists() => {
             Verdict::Refuse(Refusal::NoSuchSignal(signal.0))
         }
-        (P::Created | P::Running | P::Paused, R::Kill(signal)) => match (phase, signal.effect(Manner::Stops)) {
-            // To finish is a way to end.
-            (_, Effect::End | Effect::Drain) | (P::Running, Effect::Pause) | (P::Paused, Effect::Resume) => {
-                Verdict::Do
+        (P::Created | P::Running | P::Paused, R::Kill(signal)) => {
+            match (phase, signal.effect(Manner::Stops)) {
+                // To finish is a way to end.
+                (_, Effect::End | Effect::Drain)
+                | (P::Running, Effect::Pause)
+                | (P::Paused, Effect::Resume) => Verdict::Do,
+                (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
             }
-            (_, Effect::Pause | Effect::Resume | Effect::Nothing) => Verdict::Ignore,
-        },
+        }
         (P::Created | P::Ending | P::Stopped, R::Pause | R::Resume) => {
             Verdict::Refuse(Refusal::NotRunning)
         }

@@ -25,6 +25,8 @@ enum Content {
         body: HyperOutgoingBody,
         /// Tells whether it ended because its guest did.
         progress: Rc<Progress>,
+        /// Whether what came before its end has had a chance to get out.
+        flushed: bool,
     },
     Own(Full<Bytes>),
 }
@@ -37,7 +39,11 @@ impl Answer {
         busy: Busy,
     ) -> Response<Self> {
         response.map(|body| Self {
-            content: Content::Guest { body, progress },
+            content: Content::Guest {
+                body,
+                progress,
+                flushed: false,
+            },
             _busy: busy,
         })
     }
@@ -68,10 +74,21 @@ impl Body for Answer {
             Content::Own(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never: std::convert::Infallible| match never {}),
-            Content::Guest { body, progress } => match Pin::new(body).poll_frame(cx) {
+            Content::Guest {
+                body,
+                progress,
+                flushed,
+            } => match Pin::new(body).poll_frame(cx) {
                 // wasmtime-wasi-http ends the body of a guest that is gone as if it were whole.
                 Poll::Ready(None) if progress.has_failed() => {
-                    Poll::Ready(Some(Err(Error::HttpResponseIncomplete)))
+                    if *flushed {
+                        return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+                    }
+                    // An error takes with it what hyper has not written yet; it writes when there is
+                    // nothing to read.
+                    *flushed = true;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
                 polled => polled,
             },

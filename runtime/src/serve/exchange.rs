@@ -138,7 +138,9 @@ impl Instance {
         request: Request<Incoming>,
     ) -> Result<(Self, Answered), Refused> {
         let template = &server.template;
-        let host = template.host().map_err(|error| Refused::Host(error.into()))?;
+        let host = template
+            .host()
+            .map_err(|error| Refused::Host(error.into()))?;
         let engine = server.handler.engine();
         let mut store = store(engine, host, &template.guest, interrupter);
         let (sender, receiver) = oneshot::channel();
@@ -171,7 +173,10 @@ async fn run(
         out,
     } = instance;
     let (server, guest) = (&local.server, local.server.guest());
-    let waiting = server.patience.as_ref().map(|patience| patience.begin(&interrupter));
+    let waiting = server
+        .patience
+        .as_ref()
+        .map(|patience| patience.begin(&interrupter));
     let call = async {
         let proxy = server.handler.instantiate_async(&mut store).await?;
         let handler = proxy.wasi_http_incoming_handler();
@@ -221,7 +226,10 @@ impl fmt::Display for Cause {
         match self {
             Self::Late(time) => writeln!(f, "the handler took longer than {time:?}"),
             Self::Ended(Outcome::Exited(code)) => {
-                writeln!(f, "the handler exited, with code {code}, and did not return")
+                writeln!(
+                    f,
+                    "the handler exited, with code {code}, and did not return"
+                )
             }
             Self::Ended(outcome) => f.write_str(&outcome.last_words()),
         }

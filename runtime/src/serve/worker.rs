@@ -29,7 +29,9 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("index", &self.index).finish()
+        f.debug_struct("Worker")
+            .field("index", &self.index)
+            .finish()
     }
 }
 

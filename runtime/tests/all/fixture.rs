@@ -202,8 +202,11 @@ pub(crate) fn start(artifact: &Artifact, mut guest: Guest) -> Running {
 }
 
 /// Polls `prepared` on a thread of its own.
-pub(crate) fn run(prepared: Prepared) -> Running {
+pub(crate) fn run(mut prepared: Prepared) -> Running {
     let interrupter = prepared.interrupter();
+    for worker in prepared.workers() {
+        std::thread::spawn(move || runtime().block_on(worker.run()));
+    }
     let (sender, outcome) = channel();
     let thread = std::thread::Builder::new().name("guest".to_owned());
     let thread = thread.spawn(move || {

@@ -18,6 +18,7 @@ mod filesystem;
 mod filter;
 mod fixture;
 mod hostile;
+mod http;
 mod imports;
 mod interrupt;
 mod limits;
