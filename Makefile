@@ -10,7 +10,7 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit fuzz process daemons test-v2 soak bench bench-engine bench-memory install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-engine: setup build ## The runtime's steps, and its guests' speed beside t
 
 bench-memory: setup build ## What sleeping containers cost in memory (docs/memory.md, root)
 	$(CARGO) run --release --locked -p integration-tests --example memory
+
+bench-http: setup build ## HTTP services beside `wasmtime serve`, in turns (docs/http.md, root)
+	$(CARGO) run --release --locked -p integration-tests --example http
 
 bench: setup build ## Compare with runc and with a shim that does nothing, interleaved (root)
 	$(CARGO) build --release --locked -p integration-tests --bins

@@ -204,20 +204,26 @@ impl Team {
         let work = self.first.work();
         tokio::pin!(work);
         let mut finished = None;
-        let mut lost = false;
+        let mut worst = Farewell::Done;
         while finished.is_none() || left > 0 {
             tokio::select! {
                 own = &mut work, if finished.is_none() => finished = Some(own),
                 Some(farewell) = self.ended.recv(), if left > 0 => {
                     left -= 1;
-                    if matches!(farewell, Farewell::Panicked) {
-                        lost = true;
+                    if farewell == Farewell::Panicked {
                         interrupter.kill();
+                    }
+                    if worst != Farewell::Panicked && farewell != Farewell::Done {
+                        worst = farewell;
                     }
                 }
             }
         }
-        assert!(!lost, "a worker of the service was lost to a panic");
-        finished.flatten()
+        assert!(
+            worst != Farewell::Panicked,
+            "a worker of the service was lost to a panic"
+        );
+        // One that was killed has left something undone.
+        finished.flatten().filter(|()| worst == Farewell::Done)
     }
 }

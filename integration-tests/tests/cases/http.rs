@@ -140,7 +140,7 @@ fn term_lets_requests_finish(containerd: &Containerd) -> Result<()> {
 }
 
 /// It ends with this status, without being told to.
-fn ended(task: &Task<'_>, status: u32) -> Result<()> {
+fn ended(task: &Task<'_>, status: u64) -> Result<()> {
     let exit = task.wait()?;
     ensure!(exit.exit_status() == status, "{exit}");
     task.reaches("STOPPED")?;

@@ -42,9 +42,12 @@ pub(super) struct Handed {
 }
 
 /// How a worker's thread went.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Farewell {
-    /// Finished, or killed.
+    /// Finished.
     Done,
+    /// Killed.
+    Killed,
     /// By a panic, or without having run.
     Panicked,
 }
@@ -52,18 +55,13 @@ pub(super) enum Farewell {
 /// Says it, be it by a panic.
 struct Leaving {
     leave: mpsc::UnboundedSender<Farewell>,
-    done: bool,
+    farewell: Farewell,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let farewell = if self.done {
-            Farewell::Done
-        } else {
-            Farewell::Panicked
-        };
         // Nobody listens when the first thread was lost.
-        let _ = self.leave.send(farewell);
+        let _ = self.leave.send(self.farewell);
     }
 }
 
@@ -79,10 +77,10 @@ impl Worker {
     pub async fn run(self) {
         let mut leaving = Leaving {
             leave: self.leave.clone(),
-            done: false,
+            farewell: Farewell::Panicked,
         };
-        self.work().await;
-        leaving.done = true;
+        let finished = self.work().await;
+        leaving.farewell = finished.map_or(Farewell::Killed, |()| Farewell::Done);
     }
 
     /// `None` when it was killed.
@@ -135,10 +133,13 @@ impl Worker {
                 }
             }
         }
-        // Who was connected before has been promised an answer.
+        // Who was connected before has been promised an answer. After that nobody is, not even by a
+        // thread whose guest keeps it from hearing of it.
         while let Some((stream, place)) = accept(server, &listener).now_or_never() {
             drive(stream, place);
         }
+        // An error is another thread having done it.
+        let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
         drop(listener);
         self.hand.close();
         while let Some(Handed { stream, place }) = self.hand.recv().await {

@@ -236,6 +236,24 @@ fn a_service_is_killed_whatever_its_threads_do() {
     }
 }
 
+/// Whichever of the threads it is that does not finish.
+#[test]
+fn a_service_that_has_to_be_killed_has_not_finished() {
+    let fixture = Fixture::new();
+    for _ in 0..4 {
+        let (address, running) = serve(&fixture, 2);
+        Client::new(address).ask("/spin");
+        assert_eq!(running.line(), "spinning\n");
+        running.interrupter.drain();
+        let begun = std::time::Instant::now();
+        while TcpStream::connect(address).is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "it still accepts");
+            std::thread::yield_now();
+        }
+        assert_eq!(running.kill().outcome, Outcome::Killed);
+    }
+}
+
 #[test]
 fn a_paused_service_does_nothing_and_goes_on() {
     let fixture = Fixture::new();
