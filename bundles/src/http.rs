@@ -22,6 +22,10 @@ pub struct HttpOptions {
     pub request_timeout: Option<Duration>,
     /// `http-idle-timeout`: how long a connection may be without a request.
     pub idle_timeout: Duration,
+    /// `http-access-log`: whether requests are logged.
+    pub access_log: bool,
+    /// `http-metrics`: where metrics are shown; nowhere if `None`.
+    pub metrics: Option<SocketAddr>,
     /// `http-grace`: how long requests may go on after the first signal that is to end the service.
     pub grace: Duration,
 }
@@ -35,6 +39,8 @@ impl Default for HttpOptions {
             header_bytes: 64 << 10,
             request_timeout: Some(Duration::from_secs(60)),
             idle_timeout: Duration::from_secs(60),
+            access_log: false,
+            metrics: None,
             grace: Duration::from_secs(30),
         }
     }

@@ -85,6 +85,14 @@ const KNOWN: &[(&str, Read)] = &[
         options.http.idle_timeout = duration(value)?;
         Ok(())
     }),
+    ("http-access-log", |options, value| {
+        options.http.access_log = switch(value)?;
+        Ok(())
+    }),
+    ("http-metrics", |options, value| {
+        options.http.metrics = Some(address(value)?);
+        Ok(())
+    }),
     ("http-grace", |options, value| {
         options.http.grace = duration(value)?;
         Ok(())

@@ -129,7 +129,9 @@ impl Peer {
             .context("wasmtime; `make setup` installs it")?;
         let peer = Self { process, address };
         poll::until("wasmtime serves", Duration::from_secs(60), || {
-            TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
+            TcpStream::connect(address)
+                .map(drop)
+                .map_err(|error| error.to_string())
         })?;
         Ok(peer)
     }

@@ -20,10 +20,12 @@
 //! Whoever has to wait, waits where it costs least: beyond [`Service::connections`] clients are not accepted,
 //! and beyond [`Service::requests`] not read from. No body is ever held as a whole.
 
+mod admin;
 mod answer;
 mod connection;
 mod exchange;
 mod patience;
+mod record;
 mod worker;
 
 use std::net::{SocketAddr, TcpListener};
@@ -35,7 +37,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+use self::admin::Admin;
 use self::patience::Patience;
+use self::record::{Numbers, Observer};
 pub use self::worker::Worker;
 use self::worker::{Farewell, Handed};
 use crate::host::{Host, Template};
@@ -58,6 +62,11 @@ pub struct Service {
     pub request_timeout: Option<Duration>,
     /// How long a connection may be without a request, or take to send the head of one.
     pub idle_timeout: Duration,
+    /// Whether each request is told on the guest's stdout: `CLIENT "METHOD PATH VERSION" STATUS BYTES SECONDS`.
+    /// Lines that its reader is too slow for are lost, and counted.
+    pub access_log: bool,
+    /// A socket that listens, for who asks for `/metrics`: Prometheus' text format.
+    pub metrics: Option<TcpListener>,
 }
 
 /// The smallest that hyper takes for [`Service::header_bytes`].
@@ -74,6 +83,10 @@ pub(crate) struct Server {
     /// A permit for each connection.
     connections: Arc<Semaphore>,
     patience: Option<Patience>,
+    /// Told of each request.
+    observer: Option<Arc<Observer>>,
+    /// Shows what it was told.
+    _admin: Option<Admin>,
     /// Set when the service is to finish.
     drain: watch::Receiver<bool>,
     /// How connections get to each worker, and how many it has.
@@ -132,6 +145,15 @@ impl Team {
             })
             .unzip();
         let patience = service.request_timeout.map(Patience::new).transpose()?;
+        let watched = service.access_log || service.metrics.is_some();
+        let observer = watched.then(|| {
+            Arc::new(Observer {
+                log: service.access_log.then(|| template.guest.stdout.clone()),
+                numbers: Numbers::default(),
+            })
+        });
+        let shown = service.metrics.zip(observer.clone());
+        let admin = shown.map(|(listener, observer)| Admin::new(listener, observer));
         let server = Arc::new(Server {
             handler,
             template,
@@ -140,6 +162,8 @@ impl Team {
             requests: Arc::new(Semaphore::new(service.requests.max(1))),
             connections: Arc::new(Semaphore::new(service.connections.max(workers))),
             patience,
+            observer,
+            _admin: admin.transpose()?,
             drain,
             desks,
         });

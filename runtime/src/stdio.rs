@@ -80,6 +80,18 @@ impl Output {
         }
     }
 
+    /// As [`Self::say`], unless it would have to wait: then the bytes are lost. Whether they are not.
+    pub(crate) fn say_now(&self, bytes: &[u8]) -> bool {
+        let Some(sink) = &self.0 else {
+            return true;
+        };
+        let room = sink.advance() || sink.state().bytes.len() <= MAX_PENDING;
+        if room {
+            sink.push(bytes);
+        }
+        room
+    }
+
     /// Appends `bytes` after all that guests wrote. Waits first while a slow reader has much to take.
     pub(crate) async fn say(&self, bytes: &[u8]) {
         if let Some(sink) = &self.0 {

@@ -107,6 +107,10 @@ pub fn service(
     let address = options.address(plan.process())?;
     let listener = TcpListener::bind(address);
     let listener = listener.map_err(Error::host(format!("serve HTTP at {address}")))?;
+    let metrics = options.metrics.map(|address| {
+        let listener = TcpListener::bind(address);
+        listener.map_err(Error::host(format!("show metrics at {address}")))
+    });
     Ok(Some(Service {
         listener,
         workers: allowance::cores(plan.limits().cpu),
@@ -115,5 +119,7 @@ pub fn service(
         header_bytes: options.header_bytes,
         request_timeout: options.request_timeout,
         idle_timeout: options.idle_timeout,
+        access_log: options.access_log,
+        metrics: metrics.transpose()?,
     }))
 }

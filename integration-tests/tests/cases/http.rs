@@ -14,6 +14,7 @@ cases![
     a_service_answers_as_soon_as_it_is_started,
     a_failed_request_is_logged_and_the_service_lives,
     a_variable_and_an_annotation_say_where,
+    requests_are_logged_and_counted,
     term_lets_requests_finish,
     a_second_term_ends_at_once,
     a_service_that_does_not_finish_has_its_grace,
@@ -125,6 +126,20 @@ fn a_variable_and_an_annotation_say_where(containerd: &Containerd) -> Result<()>
         .args(["/app.wasm#wasi:http/incoming-handler"]);
     let task = start(&run)?;
     answers(&task, 81, "/count", 200, "0")?;
+    task.end().map(drop)
+}
+
+fn requests_are_logged_and_counted(containerd: &Containerd) -> Result<()> {
+    let run = service(containerd, "watched")?
+        .annotation(&format!("{OPTION}.http-access-log"), "on")
+        .annotation(&format!("{OPTION}.http-metrics"), "127.0.0.1:9090");
+    let task = start(&run)?;
+    answers(&task, 8080, "/env?GREETING", 200, "a variable")?;
+    task.writes("127.0.0.1 \"GET /env HTTP/1.1\" 200 10 0.")?;
+    // Its line comes when it is counted.
+    let metrics = get(&task, 9090, "/metrics")?;
+    let counted = metrics.contains("wasi_http_requests_total{code=\"200\"} 1\n");
+    ensure!(counted, "{metrics}");
     task.end().map(drop)
 }
 

@@ -17,7 +17,7 @@ use super::exchange::Progress;
 /// The body of an answer. Its connection is in use until it is dropped.
 pub(super) struct Answer {
     content: Content,
-    _busy: Busy,
+    busy: Busy,
 }
 
 enum Content {
@@ -36,24 +36,26 @@ impl Answer {
     pub(super) fn guest(
         response: Response<HyperOutgoingBody>,
         progress: Rc<Progress>,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Response<Self> {
+        busy.answered(response.status());
         response.map(|body| Self {
             content: Content::Guest {
                 body,
                 progress,
                 flushed: false,
             },
-            _busy: busy,
+            busy,
         })
     }
 
     /// The words for a status, and nothing about why: that is in the container's log.
-    pub(super) fn status(status: StatusCode, busy: Busy) -> Response<Self> {
+    pub(super) fn status(status: StatusCode, mut busy: Busy) -> Response<Self> {
+        busy.answered(status);
         let text = format!("{status}\n");
         let mut response = Response::new(Self {
             content: Content::Own(Full::from(text)),
-            _busy: busy,
+            busy,
         });
         *response.status_mut() = status;
         let plain = header::HeaderValue::from_static("text/plain");
@@ -62,19 +64,13 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.content {
-            Content::Own(full) => Pin::new(full)
+impl Content {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self {
+            Self::Own(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never: std::convert::Infallible| match never {}),
-            Content::Guest {
+            Self::Guest {
                 body,
                 progress,
                 flushed,
@@ -93,6 +89,24 @@ impl Body for Answer {
                 polled => polled,
             },
         }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = self.content.poll(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.busy.sent(data.len());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::StatusCode;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::exchange::exchange;
+use super::record::Record;
 use super::worker::Local;
 
 /// How many requests of one HTTP/2 connection are read before the first is answered.
@@ -38,8 +40,15 @@ pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSema
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX));
+    // It is gone already, if it has none.
+    let Ok(client) = stream.peer_addr() else {
+        return;
+    };
     let service = service_fn(|request| {
-        let exchange = exchange(Rc::clone(&local), Rc::clone(&activity), request);
+        let observer = local.server.observer.as_ref();
+        let record = observer.map(|observer| Record::new(observer, client, &request));
+        let busy = activity.begin(record);
+        let exchange = exchange(Rc::clone(&local), busy, request);
         async { Ok::<_, Infallible>(exchange.await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -93,9 +102,12 @@ impl Activity {
     }
 
     /// A request begins, and lasts as long as what is returned.
-    pub(super) fn begin(self: &Rc<Self>) -> Busy {
+    fn begin(self: &Rc<Self>, record: Option<Record>) -> Busy {
         self.requests.set(self.requests.get() + 1);
-        Busy(Rc::clone(self))
+        Busy {
+            activity: Rc::clone(self),
+            record,
+        }
     }
 
     fn touch(&self) {
@@ -119,11 +131,31 @@ impl Activity {
 }
 
 /// A request that is not done.
-pub(super) struct Busy(Rc<Activity>);
+pub(super) struct Busy {
+    activity: Rc<Activity>,
+    record: Option<Record>,
+}
+
+impl Busy {
+    /// Its answer has this status.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        if let Some(record) = &mut self.record {
+            record.answered(status);
+        }
+    }
+
+    /// So much more of its answer's body is on its way.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(record) = &mut self.record {
+            record.sent(bytes);
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get() - 1);
-        self.0.touch();
+        let requests = &self.activity.requests;
+        requests.set(requests.get() - 1);
+        self.activity.touch();
     }
 }

@@ -22,7 +22,7 @@ use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 
 use super::Server;
 use super::answer::Answer;
-use super::connection::Activity;
+use super::connection::Busy;
 use super::worker::Local;
 use crate::artifact::store;
 use crate::host::Host;
@@ -61,10 +61,9 @@ impl fmt::Display for Name {
 /// Answers `request`.
 pub(super) async fn exchange(
     local: Rc<Local>,
-    activity: Rc<Activity>,
+    busy: Busy,
     mut request: Request<Incoming>,
 ) -> Response<Answer> {
-    let busy = activity.begin();
     let requests = Arc::clone(&local.server.requests);
     let permit = requests.acquire_owned().await.expect("it is never closed");
     let name = Name {

@@ -74,7 +74,10 @@ impl Numbers {
 /// In Prometheus' text format, version 0.0.4.
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# HELP wasi_http_requests_total Requests that were answered, by status; 499 is a client that did not wait.")?;
+        writeln!(
+            f,
+            "# HELP wasi_http_requests_total Requests that were answered, by status; 499 is a client that did not wait."
+        )?;
         writeln!(f, "# TYPE wasi_http_requests_total counter")?;
         let mut total = 0;
         for (status, count) in self.by_status.iter().enumerate() {
@@ -84,20 +87,32 @@ impl fmt::Display for Numbers {
                 total += count;
             }
         }
-        writeln!(f, "# HELP wasi_http_request_duration_seconds From a request's head to the end of its answer.")?;
+        writeln!(
+            f,
+            "# HELP wasi_http_request_duration_seconds From a request's head to the end of its answer."
+        )?;
         writeln!(f, "# TYPE wasi_http_request_duration_seconds histogram")?;
         let mut sum = 0;
         for (most, count) in BUCKETS.iter().zip(&self.buckets) {
             sum += count.load(Relaxed);
             let (seconds, milliseconds) = (most / 1000, most % 1000);
-            writeln!(f, "wasi_http_request_duration_seconds_bucket{{le=\"{seconds}.{milliseconds:03}\"}} {sum}")?;
+            writeln!(
+                f,
+                "wasi_http_request_duration_seconds_bucket{{le=\"{seconds}.{milliseconds:03}\"}} {sum}"
+            )?;
         }
         // Requests that end meanwhile may be in one and not in the other.
         let total = total.max(sum);
-        writeln!(f, "wasi_http_request_duration_seconds_bucket{{le=\"+Inf\"}} {total}")?;
+        writeln!(
+            f,
+            "wasi_http_request_duration_seconds_bucket{{le=\"+Inf\"}} {total}"
+        )?;
         let microseconds = self.microseconds.load(Relaxed);
         let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
-        writeln!(f, "wasi_http_request_duration_seconds_sum {seconds}.{rest:06}")?;
+        writeln!(
+            f,
+            "wasi_http_request_duration_seconds_sum {seconds}.{rest:06}"
+        )?;
         writeln!(f, "wasi_http_request_duration_seconds_count {total}")?;
         for (name, kind, help, value) in [
             (
@@ -119,7 +134,10 @@ impl fmt::Display for Numbers {
                 self.lost_lines.load(Relaxed).cast_signed(),
             ),
         ] {
-            writeln!(f, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
+            writeln!(
+                f,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+            )?;
         }
         Ok(())
     }

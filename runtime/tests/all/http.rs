@@ -30,6 +30,8 @@ fn service(workers: usize) -> (SocketAddr, Service) {
         header_bytes: 16 << 10,
         request_timeout: Some(PATIENCE),
         idle_timeout: PATIENCE,
+        access_log: false,
+        metrics: None,
     };
     (address, service)
 }
@@ -167,6 +169,49 @@ fn a_request_that_fails_costs_that_request() {
 }
 
 #[test]
+fn requests_are_logged_and_counted_if_that_is_asked_for() {
+    let fixture = Fixture::new();
+    let (address, mut service) = service(1);
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = metrics.local_addr().unwrap();
+    service.access_log = true;
+    service.metrics = Some(metrics);
+    let running = serve_with(&fixture, service, args(["handler"]));
+    assert_eq!(get(address, "/env?secret").0, 200);
+    assert_eq!(get(address, "/trap").0, 500);
+    // Counted when it is sent to its end, which may be after it has come.
+    let begun = std::time::Instant::now();
+    let text = loop {
+        let (status, text) = get(admin, "/metrics");
+        assert_eq!(status, 200);
+        if text.contains("in_flight 0\n") || begun.elapsed() > PATIENCE {
+            break text;
+        }
+    };
+    for line in [
+        "wasi_http_requests_total{code=\"200\"} 1",
+        "wasi_http_requests_total{code=\"500\"} 1",
+        "wasi_http_request_duration_seconds_count 2",
+        "wasi_http_requests_in_flight 0",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    assert_eq!(get(admin, "/").0, 404);
+    let ran = running.kill();
+    assert!(
+        ran.stdout
+            .contains("127.0.0.1 \"GET /env HTTP/1.1\" 200 0 0."),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stdout
+            .contains("127.0.0.1 \"GET /trap HTTP/1.1\" 500 26 0."),
+        "{ran:?}"
+    );
+    assert!(TcpStream::connect(admin).is_err());
+}
+
+#[test]
 fn a_body_breaks_off_with_its_guest() {
     let fixture = Fixture::new();
     let (address, running) = serve(&fixture, 1);
@@ -242,7 +287,8 @@ fn a_service_that_has_to_be_killed_has_not_finished() {
     let fixture = Fixture::new();
     for _ in 0..4 {
         let (address, running) = serve(&fixture, 2);
-        Client::new(address).ask("/spin");
+        let mut client = Client::new(address);
+        client.ask("/spin");
         assert_eq!(running.line(), "spinning\n");
         running.interrupter.drain();
         let begun = std::time::Instant::now();
