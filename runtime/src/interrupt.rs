@@ -27,16 +27,17 @@
 //! out of the poll, or held by the fence. Whoever begins a poll, or leaves a hold, says so first and looks
 //! for orders after that; so either it sees the order, or who gave the order sees that it has to go on.
 
+mod guarded;
+
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
+use self::guarded::Guarded;
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
@@ -118,7 +119,7 @@ pub(crate) struct Switch {
     waker: AtomicWaker,
     urgency: Urgency,
     /// The thread of a service, for a request that it is serving. What is ordered there holds here.
-    above: Option<Arc<Switch>>,
+    above: Option<Arc<Self>>,
 }
 
 impl Interrupter {
@@ -280,11 +281,7 @@ impl Interrupter {
 
     /// Polls `guest` until it is done, or until it is killed: then `None`, and `guest` is dropped.
     pub(crate) async fn guard<F: Future>(&self, guest: F) -> Option<F::Output> {
-        Guarded {
-            guest: Box::pin(guest),
-            switch: &self.switch,
-        }
-        .await
+        Guarded::new(guest, &self.switch).await
     }
 }
 
@@ -353,58 +350,5 @@ impl Switch {
             wait(&holder.orders, order, None);
             holder.be(IN);
         }
-    }
-}
-
-struct Guarded<'a, F> {
-    guest: Pin<Box<F>>,
-    switch: &'a Switch,
-}
-
-impl<F: Future> Future for Guarded<'_, F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.switch.waker.register(cx.waker());
-        let polled = Polled::begin(self.switch);
-        let orders = self.switch.orders.load(SeqCst);
-        if orders & KILL != 0 {
-            return Poll::Ready(None);
-        }
-        if orders != 0 {
-            return Poll::Pending;
-        }
-        let above = self.switch.orders_above();
-        if above != 0 {
-            // The thread is in one of its polls, and stops with it. Unless it ends, this goes on then.
-            if above & KILL == 0 {
-                cx.waker().wake_by_ref();
-            }
-            return Poll::Pending;
-        }
-        let done = self.guest.as_mut().poll(cx).map(Some);
-        if polled.0.place.load(SeqCst) == DIVERTED {
-            // What it comes to is the trap that it was sent to.
-            return Poll::Ready(None);
-        }
-        done
-    }
-}
-
-/// While it lives a poll goes on, be it left by a panic.
-struct Polled<'a>(&'a Switch);
-
-impl<'a> Polled<'a> {
-    fn begin(switch: &'a Switch) -> Self {
-        switch.urgency.here();
-        switch.be(IN);
-        Self(switch)
-    }
-}
-
-impl Drop for Polled<'_> {
-    fn drop(&mut self) {
-        self.0.be(OUT);
-        self.0.urgency.end();
     }
 }

@@ -6,18 +6,18 @@
 //! blocks in a write waits for its reader, and nothing is lost when it exits: [`Sink::drain`] runs
 //! before the outcome is known. Regular files never block and are not polled (`epoll` refuses them).
 
+mod tokio_streams;
+
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
@@ -371,67 +371,5 @@ impl OutputStream for Output {
             Some(sink) => sink.permit(),
             None => Ok(MAX_PENDING),
         }
-    }
-}
-
-impl AsyncRead for Input {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(endpoint) = &self.0 else {
-            return Poll::Ready(Ok(()));
-        };
-        loop {
-            if let Some(bytes) = endpoint.read(buffer.remaining())? {
-                buffer.put_slice(&bytes);
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(registration) = endpoint.registered() {
-                let mut guard = ready!(registration.poll_read_ready(cx))?;
-                if !endpoint.is_ready_now(PollFlags::IN) {
-                    guard.clear_ready();
-                }
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Output {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let Some(sink) = &self.0 else {
-            return Poll::Ready(Ok(bytes.len()));
-        };
-        ready!(Pin::new(&mut self.clone()).poll_flush(cx))?;
-        if let Some(error) = sink.failure() {
-            return Poll::Ready(Err(error.into()));
-        }
-        let taken = bytes.len().min(MAX_PENDING);
-        sink.push(&bytes[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(sink) = &self.0 else {
-            return Poll::Ready(Ok(()));
-        };
-        while !sink.advance() {
-            if let Some(registration) = sink.endpoint.registered() {
-                let mut guard = ready!(registration.poll_write_ready(cx))?;
-                if !sink.endpoint.is_ready_now(PollFlags::OUT) {
-                    guard.clear_ready();
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
     }
 }

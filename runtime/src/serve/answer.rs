@@ -86,7 +86,7 @@ impl Content {
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
-                polled => polled,
+                polled @ (Poll::Ready(_) | Poll::Pending) => polled,
             },
         }
     }

@@ -11,15 +11,15 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use wasi_runtime::{Budget, CpuQuota, Error, Guest, Network, Outcome, Service};
+use wasi_runtime::{Budget, Error, Guest, Network, Outcome, Service};
 
 use crate::fixture::{Fixture, Running, args, runtime, start};
 
 /// Only a hang takes it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where, and a service there of this many threads.
-fn service(workers: usize) -> (SocketAddr, Service) {
+pub(crate) fn service(workers: usize) -> (SocketAddr, Service) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let service = Service {
@@ -36,7 +36,7 @@ fn service(workers: usize) -> (SocketAddr, Service) {
     (address, service)
 }
 
-fn serve_with(fixture: &Fixture, service: Service, guest: Guest) -> Running {
+pub(crate) fn serve_with(fixture: &Fixture, service: Service, guest: Guest) -> Running {
     let guest = Guest {
         http: Some(service),
         network: Network::All,
@@ -45,28 +45,28 @@ fn serve_with(fixture: &Fixture, service: Service, guest: Guest) -> Running {
     start(&fixture.real("handler.wasm"), guest)
 }
 
-fn serve(fixture: &Fixture, workers: usize) -> (SocketAddr, Running) {
+pub(crate) fn serve(fixture: &Fixture, workers: usize) -> (SocketAddr, Running) {
     let (address, service) = service(workers);
     (address, serve_with(fixture, service, args(["handler"])))
 }
 
 /// A connection that speaks HTTP/1.1.
-struct Client(BufReader<TcpStream>);
+pub(crate) struct Client(pub(crate) BufReader<TcpStream>);
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
     }
 
-    fn ask(&mut self, path: &str) {
+    pub(crate) fn ask(&mut self, path: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
     }
 
     /// The status and the body, which has a length.
-    fn answer(&mut self) -> (u16, String) {
+    pub(crate) fn answer(&mut self) -> (u16, String) {
         let (status, length) = self.head();
         let mut body = vec![0; length.expect("a length")];
         self.0.read_exact(&mut body).unwrap();
@@ -90,7 +90,7 @@ impl Client {
         }
     }
 
-    fn get(&mut self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&mut self, path: &str) -> (u16, String) {
         self.ask(path);
         self.answer()
     }
@@ -240,119 +240,6 @@ fn a_request_that_takes_too_long_is_ended_alone() {
     let expected = "GET /spin: the handler took longer than 300ms\n\
                     GET /sleep: the handler took longer than 300ms\n";
     assert!(ran.stderr.ends_with(expected), "{}", ran.stderr);
-}
-
-#[test]
-fn a_service_that_is_told_to_finishes_what_it_was_asked() {
-    let fixture = Fixture::new();
-    let (address, service) = service(2);
-    let guest = Guest {
-        http: Some(service),
-        network: Network::All,
-        ..args(["handler"])
-    };
-    let running = start(&fixture.real("handler.wasm"), guest);
-    let mut idle = Client::new(address);
-    assert_eq!(idle.get("/count").0, 200);
-    let mut slow = Client::new(address);
-    slow.ask("/sleep?500");
-    assert_eq!(running.line(), "sleeping\n");
-    running.interrupter.drain();
-    // A connection that nobody needs is closed, then nobody listens.
-    assert_eq!(idle.0.read(&mut [0]).unwrap(), 0);
-    assert_eq!(slow.answer(), (200, "slept\n".to_owned()));
-    assert_eq!(running.end().outcome, Outcome::Exited(0));
-    assert!(TcpStream::connect(address).is_err());
-}
-
-#[test]
-fn a_service_is_killed_whatever_its_threads_do() {
-    let fixture = Fixture::new();
-    for workers in [1, 2] {
-        let (address, running) = serve(&fixture, workers);
-        let mut clients = Vec::new();
-        for _ in 0..workers {
-            let mut client = Client::new(address);
-            client.ask("/spin");
-            clients.push(client);
-            assert_eq!(running.line(), "spinning\n");
-        }
-        assert_eq!(running.kill().outcome, Outcome::Killed);
-    }
-}
-
-/// Whichever of the threads it is that does not finish.
-#[test]
-fn a_service_that_has_to_be_killed_has_not_finished() {
-    let fixture = Fixture::new();
-    for _ in 0..4 {
-        let (address, running) = serve(&fixture, 2);
-        let mut client = Client::new(address);
-        client.ask("/spin");
-        assert_eq!(running.line(), "spinning\n");
-        running.interrupter.drain();
-        let begun = std::time::Instant::now();
-        while TcpStream::connect(address).is_ok() {
-            assert!(begun.elapsed() < PATIENCE, "it still accepts");
-            std::thread::yield_now();
-        }
-        assert_eq!(running.kill().outcome, Outcome::Killed);
-    }
-}
-
-#[test]
-fn a_paused_service_does_nothing_and_goes_on() {
-    let fixture = Fixture::new();
-    let (address, service) = service(1);
-    let budget = Budget::default();
-    let usage = budget.usage();
-    let guest = Guest {
-        budget,
-        ..args(["handler"])
-    };
-    let running = serve_with(&fixture, service, guest);
-    let mut client = Client::new(address);
-    assert_eq!(client.get("/count").0, 200);
-    running.interrupter.pause();
-    client.ask("/compute?1");
-    let before = usage.cpu();
-    let stream = client.0.get_mut();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
-    assert!(stream.read(&mut [0]).is_err(), "nobody answers");
-    assert!(usage.cpu() - before < Duration::from_millis(50));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    running.interrupter.resume();
-    assert_eq!(client.answer().0, 200);
-    // One that computes.
-    client.ask("/spin");
-    assert_eq!(running.line(), "spinning\n");
-    running.interrupter.pause();
-    assert_eq!(running.kill().outcome, Outcome::Killed);
-}
-
-#[test]
-fn a_quota_holds_for_all_threads_together() {
-    let fixture = Fixture::new();
-    let (address, service) = service(2);
-    let budget = Budget::default();
-    let quota = CpuQuota::new(Duration::from_millis(20), Duration::from_millis(100));
-    budget.set_cpu(quota).unwrap();
-    let guest = Guest {
-        budget: budget.clone(),
-        ..args(["handler"])
-    };
-    let running = serve_with(&fixture, service, guest);
-    let mut clients = [Client::new(address), Client::new(address)];
-    for client in &mut clients {
-        client.ask("/compute?100");
-    }
-    for client in &mut clients {
-        assert_eq!(client.answer().0, 200);
-    }
-    assert!(budget.usage().throttling().throttled > 0);
-    drop(running.kill());
 }
 
 #[test]

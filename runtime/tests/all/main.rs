@@ -19,6 +19,7 @@ mod filter;
 mod fixture;
 mod hostile;
 mod http;
+mod http_control;
 mod imports;
 mod interrupt;
 mod limits;
