@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use containerd_shim_protos::api::DeleteResponse;
@@ -230,7 +231,16 @@ impl FakeContainerd {
     ///
     /// When one stays.
     pub fn shims_end(&self) -> Result<()> {
-        poll::until("the shims end", std::time::Duration::from_secs(10), || {
+        self.shims_end_within(Duration::from_secs(10))
+    }
+
+    /// The same, for those that may take their time.
+    ///
+    /// # Errors
+    ///
+    /// When one stays.
+    pub fn shims_end_within(&self, patience: Duration) -> Result<()> {
+        poll::until("the shims end", patience, || {
             let shims = self.shims();
             if shims.is_empty() {
                 Ok(())

@@ -16,14 +16,17 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, watch};
 
 use crate::Error;
 use crate::announcer::Announcer;
+use crate::ask::Ask;
 use crate::container::{About, exec_name};
 use crate::exec::{Execs, Newborn, Reservation, Reservations};
 use crate::lifecycle::{
@@ -34,34 +37,6 @@ use crate::placement::Placement;
 use crate::process::{Happening, Process, Snapshot};
 use crate::recover::ExitRecord;
 use crate::stdio::Holds;
-
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What can be asked of the driver. `exec` is an exec's id, `None` for the init.
-pub(crate) enum Ask {
-    Lifecycle {
-        exec: Option<String>,
-        request: Request,
-        reply: Reply<Snapshot>,
-    },
-    /// A signal to the init and to all execs.
-    KillAll { signal: Signal, reply: Reply<()> },
-    CloseStdin {
-        exec: Option<String>,
-        reply: Reply<()>,
-    },
-    /// Take an id for an exec to come.
-    Reserve {
-        id: String,
-        reply: Reply<(Reservation, Arc<Place>)>,
-    },
-    /// Take over an exec.
-    Add {
-        exec: Box<Newborn>,
-        reply: Reply<()>,
-    },
-}
 
 /// Owns the container.
 pub(crate) struct Driver {
@@ -102,8 +77,24 @@ impl Driver {
         (driver, execs)
     }
 
-    /// Drives until the container is deleted.
+    /// Drives until the container is deleted. A panic is a bug that ends the container: its processes
+    /// have exits then, and it can be deleted.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Ask>) {
+        // What a panic leaves half done is thrown away: every process is ended.
+        while AssertUnwindSafe(self.drive(&mut requests))
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            log::error!(
+                "container {} ends: its driver panicked, a bug of the shim",
+                self.id
+            );
+            self.lose().await;
+        }
+    }
+
+    async fn drive(&mut self, requests: &mut mpsc::Receiver<Ask>) {
         loop {
             let ask = tokio::select! {
                 biased;
@@ -340,6 +331,19 @@ impl Driver {
         }
         self.tell.exited(None, self.init.pid, &exit).await;
         self.init.bury(exit);
+    }
+
+    /// Ends what has no exit yet, the execs first. Nobody knows how it would have ended.
+    async fn lose(&mut self) {
+        let execs: Vec<_> = self.execs.keys().cloned().collect();
+        for id in execs {
+            if let Some(exit) = self.execs.get_mut(&id).and_then(Process::lose) {
+                self.exit_exec(&id, exit).await;
+            }
+        }
+        if let Some(exit) = self.init.lose() {
+            self.exit(exit).await;
+        }
     }
 
     async fn exit_exec(&mut self, id: &str, exit: Exit) {

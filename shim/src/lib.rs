@@ -10,6 +10,7 @@
 
 pub mod allowance;
 mod announcer;
+mod ask;
 pub mod bootstrap;
 pub mod cgroup;
 pub mod confine;

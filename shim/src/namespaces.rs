@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -107,7 +108,10 @@ impl Handles {
 }
 
 fn join(path: &Path, flag: CloneFlags) -> io::Result<()> {
-    Ok(setns(File::open(path)?, flag)?)
+    // A FIFO in its place is refused by setns(2), and not waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let namespace = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok(setns(namespace, flag)?)
 }
 
 /// Sets the interface `lo` up, as runc does in a network namespace it makes: a server that listens on

@@ -212,6 +212,18 @@ impl Process {
         }
     }
 
+    /// Ends it in whatever phase it is, after a bug; `None` if it has its exit. The exit is to be
+    /// [shown](Self::bury).
+    pub(crate) fn lose(&mut self) -> Option<Exit> {
+        if self.snapshot().exit.is_some() {
+            return None;
+        }
+        self.kill(Signal::KILL);
+        // Its thread ends by itself, released or not.
+        self.phase = Phase::Changing;
+        Some(Exit::lost())
+    }
+
     /// What it does by itself; not ready while it does nothing.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         match &mut self.phase {

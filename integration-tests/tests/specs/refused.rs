@@ -247,3 +247,17 @@ fn specs_that_cannot_be_are_refused_with_why() -> Result<()> {
     ensure!(!Path::new("/nowhere").exists(), "a missing root was made");
     shim.ends_well()
 }
+
+#[test]
+fn a_fifo_is_no_namespace_and_nobody_waits_for_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let shim = Shim::new()?;
+    let bundle = shim.bundle("fifo")?.edit(|spec| {
+        spec["linux"]["namespaces"] = json!([{ "type": "ipc", "path": fifo }]);
+    });
+    let words = ["join the ipc namespace", "Invalid argument"];
+    shim.refuses(&bundle.write()?, Code::INTERNAL, &words)?;
+    shim.ends_well()
+}
