@@ -35,7 +35,7 @@ use futures_util::task::AtomicWaker;
 
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
-use crate::fence::{Fence, wait, wake};
+use crate::fence::{Fence, Spot, wait, wake};
 use crate::urgency::Urgency;
 
 /// Orders, which a guest may have several of: it may not run until it is resumed.
@@ -218,6 +218,7 @@ impl Interrupter {
         Guarded {
             guest: Box::pin(guest),
             switch: &self.switch,
+            ended: false,
         }
         .await
     }
@@ -248,13 +249,13 @@ impl Switch {
         }
     }
 
-    /// What to do with a guest that faulted at `pc`, at the fence: go on there (`None`), or somewhere
+    /// What to do with a guest that faulted at `spot`, at the fence: go on there (`None`), or somewhere
     /// else. Returns when it may. Async-signal-safe.
-    pub(crate) fn at_fence(&self, fence: &Fence, pc: usize) -> Option<usize> {
+    pub(crate) fn at_fence(&self, fence: &Fence, spot: Spot) -> Option<usize> {
         loop {
             let orders = self.orders.load(SeqCst);
             if orders & KILL != 0 {
-                let landing = fence.landing_from(pc);
+                let landing = fence.landing_from(spot);
                 if landing.is_some() {
                     self.be(DIVERTED);
                     return landing;
@@ -275,6 +276,17 @@ impl Switch {
 struct Guarded<'a, F> {
     guest: Pin<Box<F>>,
     switch: &'a Switch,
+    ended: bool,
+}
+
+/// A guest that waits in the host unwinds as it is dropped: its code runs once more, to where it was entered.
+/// An order other than a kill would hold it there, with whoever drops it.
+impl<F> Drop for Guarded<'_, F> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.switch.orders.fetch_or(KILL, SeqCst);
+        }
+    }
 }
 
 impl<F: Future> Future for Guarded<'_, F> {
@@ -291,6 +303,7 @@ impl<F: Future> Future for Guarded<'_, F> {
             return Poll::Pending;
         }
         let done = self.guest.as_mut().poll(cx).map(Some);
+        self.ended = done.is_ready();
         if polled.0.place.load(SeqCst) == DIVERTED {
             // What it comes to is the trap that it was sent to.
             return Poll::Ready(None);
