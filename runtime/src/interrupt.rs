@@ -26,9 +26,10 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::thread::Thread;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -103,6 +104,8 @@ pub(crate) struct Switch {
     exempt: AtomicBool,
     waker: AtomicWaker,
     urgency: Urgency,
+    /// The thread of its quota.
+    watcher: OnceLock<Thread>,
 }
 
 impl Interrupter {
@@ -137,6 +140,24 @@ impl Interrupter {
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
         self.withdraw(PAUSE);
+        if let Some(watcher) = self.switch.watcher.get() {
+            watcher.unpark();
+        }
+    }
+
+    /// Whom to wake when the guest may go on: the thread of its quota, which is always the same.
+    pub(crate) fn watched_by(&self, watcher: &Thread) {
+        self.switch.watcher.get_or_init(|| watcher.clone());
+    }
+
+    /// Whether the guest is inside of a poll, and no pause holds it there: until it is resumed, which wakes the
+    /// watcher, it uses nothing.
+    pub(crate) fn may_compute(&self) -> bool {
+        match self.switch.place.load(SeqCst) {
+            IN => true,
+            HELD => self.switch.orders.load(SeqCst) & PAUSE == 0,
+            _ => false,
+        }
     }
 
     /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
@@ -175,7 +196,10 @@ impl Interrupter {
         }
         let persistent = self.clone();
         let thread = std::thread::Builder::new().name("wasi-interrupt".to_owned());
-        let started = thread.spawn(move || persistent.insist());
+        let started = thread.spawn(move || {
+            Urgency::of_orders();
+            persistent.insist();
+        });
         if started.is_err() {
             // Late is better than never.
             self.insist();
