@@ -44,7 +44,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -121,9 +121,22 @@ impl Fence {
     }
 
     /// Keeps every thread from executing the code during `meanwhile`, if it is still wanted when it is
-    /// this caller's turn: if `word` is `value`.
-    pub(crate) fn raise(&self, word: &AtomicU32, value: u32, meanwhile: impl FnOnce()) {
-        let _raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+    /// this caller's turn: if `word` is `value`. Who is not `patient` does nothing while it is another's.
+    pub(crate) fn raise(
+        &self,
+        patient: bool,
+        word: &AtomicU32,
+        value: u32,
+        meanwhile: impl FnOnce(),
+    ) {
+        let _raised = match self.raised.try_lock() {
+            Ok(raised) => raised,
+            Err(TryLockError::Poisoned(raised)) => raised.into_inner(),
+            Err(TryLockError::WouldBlock) if !patient => return,
+            Err(TryLockError::WouldBlock) => {
+                self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         if word.load(SeqCst) != value {
             return;
         }

@@ -190,7 +190,8 @@ impl Interrupter {
     fn order(&self, order: u32) {
         self.switch.orders.fetch_or(order, SeqCst);
         self.switch.notify();
-        self.use_means(AT_ONCE);
+        // Whoever gives orders has others to give: it does not stand in the line of a fence.
+        self.use_means(AT_ONCE, false);
         if !self.switch.is_defying() {
             return;
         }
@@ -208,7 +209,7 @@ impl Interrupter {
 
     fn insist(&self) {
         while self.switch.is_defying() {
-            self.use_means(TURN);
+            self.use_means(TURN, true);
             if self.switch.is_defying() {
                 wait(&self.switch.place, IN, Some(TURN));
             }
@@ -216,7 +217,7 @@ impl Interrupter {
     }
 
     /// Makes a guest that computes notice, for at most `time`.
-    fn use_means(&self, time: Duration) {
+    fn use_means(&self, time: Duration, patient: bool) {
         let switch = &self.switch;
         if !switch.is_defying() {
             return;
@@ -226,7 +227,7 @@ impl Interrupter {
             return wait(&switch.place, HELD, Some(time));
         }
         match &self.means {
-            Means::Fence(fence) => fence.raise(&switch.place, IN, || {
+            Means::Fence(fence) => fence.raise(patient, &switch.place, IN, || {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
                 wait(&switch.place, IN, Some(time));
             }),

@@ -199,7 +199,7 @@ fn a_guest_that_the_host_calls_back_is_stopped_anywhere() {
                 spin(random.next() % 1000);
                 running.interrupter.resume();
             }
-            if random.next() % 2 == 0 {
+            if random.next().is_multiple_of(2) {
                 running.interrupter.pause();
             }
             let ran = running.kill();
