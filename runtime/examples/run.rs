@@ -45,9 +45,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let loaded = cache.load(&Engine::new()?, &File::open(file)?)?;
     let prepared = loaded.artifact.prepare(guest)?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    match runtime.enable_all().build()?.block_on(prepared.run()) {
-        Outcome::Exited(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX).into()),
+    let outcome = runtime.enable_all().build()?.block_on(prepared.run());
+    let Outcome::Exited(code) = outcome else {
         // The guest's stderr has the reason already.
-        _ => Ok(ExitCode::from(134)),
-    }
+        return Ok(ExitCode::from(134));
+    };
+    Ok(u8::try_from(code).unwrap_or(u8::MAX).into())
 }
