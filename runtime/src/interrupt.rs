@@ -124,7 +124,9 @@ impl Interrupter {
     /// Ends the guest at its next instruction; returns at once, the outcome follows.
     ///
     /// Before the guest runs it will end without having run; after its end nothing happens.
+    /// Where the process may (`CAP_SYS_NICE`), the thread that polls it has a higher priority from then on.
     pub fn kill(&self) {
+        self.switch.urgency.hasten();
         self.order(KILL);
     }
 
