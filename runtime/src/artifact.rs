@@ -132,6 +132,8 @@ impl Artifact {
         store.limiter(|host| &mut host.limiter);
         let interrupter = Interrupter::new(self.means.clone());
         store.set_hostcall_fuel(largest_transfer(&guest.budget));
+        // What components make themselves, beside what the host gives them.
+        store.set_max_component_handles(guest.limits.handles);
         match &self.means {
             Means::Fence(fence) => {
                 faults::handle(&mut store, Arc::clone(fence), interrupter.switch());

@@ -26,16 +26,17 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::thread::Thread;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
-use crate::fence::{Fence, wait, wake};
+use crate::fence::{Fence, Spot, wait, wake};
 use crate::urgency::Urgency;
 
 /// Orders, which a guest may have several of: it may not run until it is resumed.
@@ -103,6 +104,8 @@ pub(crate) struct Switch {
     exempt: AtomicBool,
     waker: AtomicWaker,
     urgency: Urgency,
+    /// The thread of its quota.
+    watcher: OnceLock<Thread>,
 }
 
 impl Interrupter {
@@ -121,7 +124,9 @@ impl Interrupter {
     /// Ends the guest at its next instruction; returns at once, the outcome follows.
     ///
     /// Before the guest runs it will end without having run; after its end nothing happens.
+    /// Where the process may (`CAP_SYS_NICE`), the thread that polls it has a higher priority from then on.
     pub fn kill(&self) {
+        self.switch.urgency.hasten();
         self.order(KILL);
     }
 
@@ -137,6 +142,24 @@ impl Interrupter {
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
         self.withdraw(PAUSE);
+        if let Some(watcher) = self.switch.watcher.get() {
+            watcher.unpark();
+        }
+    }
+
+    /// Whom to wake when the guest may go on: the thread of its quota, which is always the same.
+    pub(crate) fn watched_by(&self, watcher: &Thread) {
+        self.switch.watcher.get_or_init(|| watcher.clone());
+    }
+
+    /// Whether the guest is inside of a poll, and no pause holds it there: until it is resumed, which wakes the
+    /// watcher, it uses nothing.
+    pub(crate) fn may_compute(&self) -> bool {
+        match self.switch.place.load(SeqCst) {
+            IN => true,
+            HELD => self.switch.orders.load(SeqCst) & PAUSE == 0,
+            _ => false,
+        }
     }
 
     /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
@@ -169,13 +192,17 @@ impl Interrupter {
     fn order(&self, order: u32) {
         self.switch.orders.fetch_or(order, SeqCst);
         self.switch.notify();
-        self.use_means(AT_ONCE);
+        // Whoever gives orders has others to give: it does not stand in the line of a fence.
+        self.use_means(AT_ONCE, false);
         if !self.switch.is_defying() {
             return;
         }
         let persistent = self.clone();
         let thread = std::thread::Builder::new().name("wasi-interrupt".to_owned());
-        let started = thread.spawn(move || persistent.insist());
+        let started = thread.spawn(move || {
+            Urgency::of_orders();
+            persistent.insist();
+        });
         if started.is_err() {
             // Late is better than never.
             self.insist();
@@ -184,7 +211,7 @@ impl Interrupter {
 
     fn insist(&self) {
         while self.switch.is_defying() {
-            self.use_means(TURN);
+            self.use_means(TURN, true);
             if self.switch.is_defying() {
                 wait(&self.switch.place, IN, Some(TURN));
             }
@@ -192,7 +219,7 @@ impl Interrupter {
     }
 
     /// Makes a guest that computes notice, for at most `time`.
-    fn use_means(&self, time: Duration) {
+    fn use_means(&self, time: Duration, patient: bool) {
         let switch = &self.switch;
         if !switch.is_defying() {
             return;
@@ -202,7 +229,7 @@ impl Interrupter {
             return wait(&switch.place, HELD, Some(time));
         }
         match &self.means {
-            Means::Fence(fence) => fence.raise(&switch.place, IN, || {
+            Means::Fence(fence) => fence.raise(patient, &switch.place, IN, || {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
                 wait(&switch.place, IN, Some(time));
             }),
@@ -218,6 +245,7 @@ impl Interrupter {
         Guarded {
             guest: Box::pin(guest),
             switch: &self.switch,
+            ended: false,
         }
         .await
     }
@@ -248,13 +276,13 @@ impl Switch {
         }
     }
 
-    /// What to do with a guest that faulted at `pc`, at the fence: go on there (`None`), or somewhere
+    /// What to do with a guest that faulted at `spot`, at the fence: go on there (`None`), or somewhere
     /// else. Returns when it may. Async-signal-safe.
-    pub(crate) fn at_fence(&self, fence: &Fence, pc: usize) -> Option<usize> {
+    pub(crate) fn at_fence(&self, fence: &Fence, spot: Spot) -> Option<usize> {
         loop {
             let orders = self.orders.load(SeqCst);
             if orders & KILL != 0 {
-                let landing = fence.landing_from(pc);
+                let landing = fence.landing_from(spot);
                 if landing.is_some() {
                     self.be(DIVERTED);
                     return landing;
@@ -275,6 +303,17 @@ impl Switch {
 struct Guarded<'a, F> {
     guest: Pin<Box<F>>,
     switch: &'a Switch,
+    ended: bool,
+}
+
+/// A guest that waits in the host unwinds as it is dropped: its code runs once more, to where it was entered.
+/// An order other than a kill would hold it there, with whoever drops it.
+impl<F> Drop for Guarded<'_, F> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.switch.orders.fetch_or(KILL, SeqCst);
+        }
+    }
 }
 
 impl<F: Future> Future for Guarded<'_, F> {
@@ -291,6 +330,7 @@ impl<F: Future> Future for Guarded<'_, F> {
             return Poll::Pending;
         }
         let done = self.guest.as_mut().poll(cx).map(Some);
+        self.ended = done.is_ready();
         if polled.0.place.load(SeqCst) == DIVERTED {
             // What it comes to is the trap that it was sent to.
             return Poll::Ready(None);

@@ -3,8 +3,22 @@
 //! an order to obey comes before all ordinary ones (`SCHED_FIFO`, sched(7)) until it has obeyed, but only
 //! while the fence is up: urgent, it can leave the host or fault, and not compute. Whoever lacks the
 //! privilege (`CAP_SYS_NICE`) stops guests later.
+//!
+//! The threads that give orders themselves, in the name of a quota or a deadline, come before others for as
+//! long as they live: they do little and sleep, and a quota is kept as exactly as they are punctual.
+//!
+//! A guest that is killed has a thread with much to do yet, none of it the guest's: that one is not urgent, but
+//! weighs ten times as much (nice(2)) from then on.
+//!
+//! What an urgent thread starts is ordinary: `SCHED_RESET_ON_FORK`. It is never taken back, as that needs the
+//! privilege, which a guest's thread may have given up since.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+
+use rustix::process::setpriority_process;
+
+/// The priority of a thread whose guest was killed, as nice(2) counts.
+const HASTE: i32 = -10;
 
 /// The thread that polls a guest, and whether it may have been made urgent.
 #[derive(Debug, Default)]
@@ -40,6 +54,21 @@ impl Urgency {
             schedule(0, libc::SCHED_OTHER, 0);
         }
     }
+
+    /// The guest ends: its thread has a tenfold weight for what is left to do, which is the host's. Until then it
+    /// would have several turns among others.
+    pub(crate) fn hasten(&self) {
+        let thread = rustix::process::Pid::from_raw(self.thread.load(SeqCst));
+        if let Some(thread) = thread {
+            // As for `schedule`: without the privilege nothing happens.
+            let _hastened = setpriority_process(Some(thread), HASTE);
+        }
+    }
+
+    /// Makes the calling thread urgent, which gives orders and sleeps.
+    pub(crate) fn of_orders() {
+        schedule(0, libc::SCHED_FIFO, 1);
+    }
 }
 
 /// A thread that comes before others.
@@ -60,5 +89,8 @@ fn schedule(thread: i32, policy: i32, priority: i32) {
         sched_priority: priority,
     };
     // SAFETY: the kernel reads `parameters` during the call and keeps no pointer.
-    let _done = unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
+    let _done = unsafe {
+        let policy = policy | libc::SCHED_RESET_ON_FORK;
+        libc::sched_setscheduler(thread, policy, &raw const parameters)
+    };
 }

@@ -279,6 +279,36 @@ fn open_files_are_counted() {
     too_many(&fixture.run(&opener(), guest), Countable::Handles, 100);
 }
 
+/// What a component makes itself, the host only keeping account of it.
+#[test]
+fn handles_of_a_components_own_are_counted() {
+    let component = |turns: u32| {
+        wasm::command(&format!(
+            r#"(type $thing (resource (rep i32)))
+            (core func $new (canon resource.new $thing))
+            (core module $m
+                (import "" "new" (func $new (param i32) (result i32)))
+                (func (export "run") (result i32) (local $i i32)
+                    (loop $more
+                        (drop (call $new (i32.const 0)))
+                        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                        (br_if $more (i32.lt_u (local.get $i) (i32.const {turns}))))
+                    (i32.const 0)))
+            (core instance $main (instantiate $m
+                (with "" (instance (export "new" (func $new))))))"#
+        ))
+    };
+    let limits = Limits {
+        handles: 200,
+        ..Limits::default()
+    };
+    let fixture = Fixture::new();
+    let few = fixture.run(&component(200), with_limits(limits));
+    assert_eq!(few.success(), "");
+    let many = fixture.run(&component(201), with_limits(limits));
+    too_many(&many, Countable::Handles, 200);
+}
+
 #[test]
 fn a_call_cannot_move_more_than_the_memory_limit() {
     // 2 MiB of random bytes for a guest that may have 1 MiB: the host would have to have them first.
