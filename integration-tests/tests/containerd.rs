@@ -29,6 +29,7 @@ mod cases {
     pub(crate) mod fixture;
     pub(crate) mod hooks;
     pub(crate) mod identity;
+    pub(crate) mod images;
     pub(crate) mod isolation;
     pub(crate) mod limits;
     pub(crate) mod metrics;
@@ -42,6 +43,7 @@ mod cases {
 const MODULES: &[(&str, &[Case])] = &[
     ("fixture", cases::fixture::CASES),
     ("programs", cases::programs::CASES),
+    ("images", cases::images::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("files", cases::files::CASES),
