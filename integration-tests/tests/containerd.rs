@@ -33,6 +33,7 @@ mod cases {
     pub(crate) mod isolation;
     pub(crate) mod limits;
     pub(crate) mod metrics;
+    pub(crate) mod packing;
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
@@ -44,6 +45,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("fixture", cases::fixture::CASES),
     ("programs", cases::programs::CASES),
     ("images", cases::images::CASES),
+    ("packing", cases::packing::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("files", cases::files::CASES),
