@@ -81,7 +81,7 @@ pub enum LayersError {
     #[error("{blob} is no {what}")]
     Parse {
         /// Which.
-        blob: Blob,
+        blob: Box<Blob>,
         /// What it should be.
         what: &'static str,
         /// Where and why.
@@ -102,7 +102,7 @@ pub enum LayersError {
     #[error("its wasm layer {layer} is {what}, which another program loads, and no program itself")]
     Plugin {
         /// The layer.
-        layer: Blob,
+        layer: Box<Blob>,
         /// What it is.
         what: &'static str,
     },
@@ -170,7 +170,7 @@ impl Blob {
     pub fn look(&self, json: &[u8]) -> Result<Step, LayersError> {
         let parse = |what| {
             move |source| LayersError::Parse {
-                blob: self.clone(),
+                blob: Box::new(self.clone()),
                 what,
                 source,
             }
@@ -270,6 +270,7 @@ fn program(layers: &[Descriptor]) -> Result<Step, LayersError> {
     }
     for (media_type, what) in PLUGINS {
         if let Some(layer) = of_types(&[media_type])?.pop() {
+            let layer = Box::new(layer);
             return Err(LayersError::Plugin { layer, what });
         }
     }

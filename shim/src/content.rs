@@ -23,6 +23,9 @@ use self::messages::{
 use crate::grpc::{Channel, GrpcError};
 
 #[allow(
+    clippy::nursery,
+    clippy::pedantic,
+    clippy::restriction,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,

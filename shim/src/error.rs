@@ -78,10 +78,10 @@ pub enum Error {
     #[error("{missing}; nor is a wasm layer of its image its program")]
     Image {
         /// What the container does not have.
-        missing: wasi_bundles::Error,
+        missing: Box<wasi_bundles::Error>,
         /// Why its image does not help.
         #[source]
-        source: ContentError,
+        source: Box<ContentError>,
     },
     /// The wasm layer that is the program.
     #[error("cannot read the wasm layer of image {image}")]
@@ -90,7 +90,7 @@ pub enum Error {
         image: String,
         /// Why.
         #[source]
-        source: ContentError,
+        source: Box<ContentError>,
     },
     /// The engine or its cache cannot be set up on this host.
     #[error("cannot set up the wasm engine")]
@@ -271,7 +271,8 @@ impl Error {
                 Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::LayerContent { source, .. } | Self::Image { source, .. } => match source {
+            Self::LayerContent { source, .. } | Self::Image { source, .. } => match source.as_ref()
+            {
                 ContentError::Missing { .. } | ContentError::Damaged { .. } => {
                     Code::FAILED_PRECONDITION
                 }

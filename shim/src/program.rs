@@ -59,7 +59,12 @@ impl Program {
         let layer = match image.store.layer(&image.id) {
             Ok(Some(layer)) => layer,
             Ok(None) => return Err(missing.into()),
-            Err(source) => return Err(Error::Image { missing, source }),
+            Err(source) => {
+                return Err(Error::Image {
+                    missing: Box::new(missing),
+                    source: Box::new(source),
+                });
+            }
         };
         log::debug!("{} of image {} is the program", layer.blob, layer.image);
         let name = if name.is_empty() {
@@ -148,10 +153,8 @@ fn layer_name<'a>(missing: &Fault, process: &'a Process) -> Option<(&'a str, Opt
         Some((file, export)) => (file, Some(export)),
         None => (name, None),
     };
-    let absent = match missing {
-        Fault::NoEntrypoint { .. } => true,
-        Fault::InvalidEntrypoint { .. } => file.is_empty() && export.is_some_and(|e| !e.is_empty()),
-        _ => false,
-    };
+    let bare = file.is_empty() && export.is_some_and(|export| !export.is_empty());
+    let absent = matches!(missing, Fault::NoEntrypoint { .. })
+        || bare && matches!(missing, Fault::InvalidEntrypoint { .. });
     absent.then_some((file, export))
 }

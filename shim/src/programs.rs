@@ -120,7 +120,7 @@ impl Programs {
             .file(Cache::LARGEST)
             .map_err(|source| Error::LayerContent {
                 image: layer.image.clone(),
-                source,
+                source: Box::new(source),
             })?;
         self.load(path, &file)
     }

@@ -7,10 +7,12 @@ use integration_tests::containerd::Containerd;
 use integration_tests::guests;
 use integration_tests::image::Image;
 use integration_tests::layout::{Layout, Manifest, lose};
+use integration_tests::native;
 use integration_tests::task::Task;
 
 cases![
     ctr_runs_wasm_layers_under_an_image_config,
+    ctr_runs_the_platform_of_an_index_that_it_is_told,
     ctr_refuses_to_run_an_artifact,
     every_layer_type_runs,
     an_artifact_runs,
@@ -24,6 +26,9 @@ cases![
     a_plugin_is_named_as_one,
     a_file_wins_over_a_layer,
     an_image_without_wasm_says_what_is_missing,
+    annotations_of_crun_change_nothing_for_wasm,
+    annotations_of_crun_make_no_wasm_of_a_linux_program,
+    an_entrypoint_is_found_as_it_is_by_runwasi_and_crun,
 ];
 
 const LAYERS: [&str; 3] = [
@@ -91,6 +96,22 @@ fn ctr_runs_wasm_layers_under_an_image_config(containerd: &Containerd) -> Result
             );
         }
     }
+    Ok(())
+}
+
+fn ctr_runs_the_platform_of_an_index_that_it_is_told(containerd: &Containerd) -> Result<()> {
+    if !containerd.version().at_least(1, 7) {
+        // As above.
+        return Ok(());
+    }
+    let name = "example.test/ctr-index:1";
+    let linux = Manifest::image(("linux", "amd64"), &["/bin/app"]);
+    let wasm = Manifest::image(("wasip1", "wasm"), &["app.wasm"]);
+    let wasm = wasm.layer(LAYERS[0], &guests::writes("of an index")?);
+    Layout::index(name, [linux, wasm]).import(containerd)?;
+    let image = Image::new(name).platform("wasip1", "wasm");
+    let output = containerd.run(&image, "ctr-index").output()?.success()?;
+    ensure!(output.stdout == "of an index\n", "{output}");
     Ok(())
 }
 
@@ -286,4 +307,65 @@ fn an_image_without_wasm_says_what_is_missing(containerd: &Containerd) -> Result
     containerd.import(&image)?;
     let task = containerd.run(&image, "no-wasm").create()?;
     fails(&task, &["the container has no file `app.wasm` (looked for"])
+}
+
+const ANNOTATIONS: [(&str, &str); 4] = [
+    ("run.oci.handler", "wasm"),
+    ("run.oci.handler", "wasm-smart"),
+    ("module.wasm.image/variant", "compat"),
+    ("module.wasm.image/variant", "compat-smart"),
+];
+
+fn annotations_of_crun_change_nothing_for_wasm(containerd: &Containerd) -> Result<()> {
+    // Not named as `-smart` expects it: content comes first.
+    let image = Image::new("annotated:1")
+        .file("/app", guests::writes("annotated")?)
+        .entrypoint(["/app"]);
+    containerd.import(&image)?;
+    for (number, (name, value)) in ANNOTATIONS.into_iter().enumerate() {
+        let run = containerd.run(&image, &format!("annotated-{number}"));
+        let output = run.annotation(name, value).output()?.success()?;
+        ensure!(output.stdout == "annotated\n", "{name}={value}: {output}");
+    }
+    Ok(())
+}
+
+fn annotations_of_crun_make_no_wasm_of_a_linux_program(containerd: &Containerd) -> Result<()> {
+    let image = native::image()?;
+    containerd.import(&image)?;
+    for (number, (name, value)) in ANNOTATIONS.into_iter().enumerate() {
+        let run = containerd.run(&image, &format!("annotated-linux-{number}"));
+        let output = run.annotation(name, value).output()?;
+        let told = "/hello is an ELF executable";
+        ensure!(
+            output.status != 0 && output.stderr.contains(told),
+            "{output}"
+        );
+    }
+    Ok(())
+}
+
+/// By a path, by a path without its slash, and by a name; `args[0]` stays what it was.
+fn an_entrypoint_is_found_as_it_is_by_runwasi_and_crun(containerd: &Containerd) -> Result<()> {
+    let image = Image::new("found:1")
+        .file("/app.wasm", guests::named("env")?)
+        .file("/usr/bin/tool.wasm", guests::named("env")?)
+        .entrypoint(["/app.wasm"]);
+    containerd.import(&image)?;
+    for (number, name) in [
+        "/app.wasm",
+        "app.wasm",
+        "./app.wasm",
+        "tool.wasm",
+        "app.wasm#_start",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = containerd.run(&image, &format!("found-{number}"));
+        let output = run.args([name, "--flag"]).output()?.success()?;
+        let args = format!("arg: {name}\narg: --flag\n");
+        ensure!(output.stdout.contains(&args), "{output}");
+    }
+    Ok(())
 }

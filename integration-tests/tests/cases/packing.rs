@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
@@ -21,6 +22,9 @@ cases![
     a_packed_layer_runs_where_ctr_takes_layers,
     a_packed_artifact_is_imported,
 ];
+
+/// The document has one name for the images of all languages.
+static HELLO: Mutex<()> = Mutex::new(());
 
 /// The block under `## heading`.
 fn block(heading: &str) -> Result<String> {
@@ -73,6 +77,7 @@ fn of_guest(guest: &str) -> Result<TempDir> {
 fn quickstart(containerd: &Containerd, heading: &str, id: &str, line: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     sh(&folder, &block(heading)?)?;
+    let _one_at_a_time = HELLO.lock().unwrap_or_else(PoisonError::into_inner);
     let run = block("Run it")?;
     let mut commands = run.lines();
     let pack = commands.next().context("a command")?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Help,
-    Pack(Packing),
+    Pack(Box<Packing>),
 }
 
 /// An image to be made.
@@ -96,7 +96,7 @@ impl Request {
         if entrypoint.is_empty() {
             entrypoint.push(format!("/{file}"));
         }
-        Ok(Self::Pack(Packing {
+        Ok(Self::Pack(Box::new(Packing {
             name: match name {
                 Some(name) => complete(&name)?,
                 None => format!("localhost/{}:latest", repository(file)),
@@ -110,7 +110,7 @@ impl Request {
             cmd,
             env,
             workdir,
-        }))
+        })))
     }
 }
 

@@ -16,7 +16,7 @@ fn parse(line: &str) -> Result<Request, String> {
     Request::parse(line.split_whitespace().map(OsString::from))
 }
 
-fn packing(line: &str) -> Packing {
+fn packing(line: &str) -> Box<Packing> {
     match parse(line).unwrap() {
         Request::Pack(packing) => packing,
         Request::Help => panic!("{line} asks for help"),

@@ -8,22 +8,23 @@ pub(super) fn of(component: &[u8]) -> Result<(Vec<String>, Vec<String>), String>
     // What is nested in it is not its own.
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(|error| error.to_string())? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section {
-                    let import = import.map_err(|error| error.to_string())?;
-                    imports.push(import.name.name.to_owned());
-                }
+        let payload = payload.map_err(|error| error.to_string())?;
+        if let Payload::ModuleSection { .. } | Payload::ComponentSection { .. } = payload {
+            depth += 1;
+        } else if let Payload::End(_) = payload {
+            depth = depth.saturating_sub(1);
+        } else if depth > 0 {
+            continue;
+        } else if let Payload::ComponentImportSection(section) = payload {
+            for import in section {
+                let import = import.map_err(|error| error.to_string())?;
+                imports.push(import.name.name.to_owned());
             }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                for export in section {
-                    let export = export.map_err(|error| error.to_string())?;
-                    exports.push(export.name.name.to_owned());
-                }
+        } else if let Payload::ComponentExportSection(section) = payload {
+            for export in section {
+                let export = export.map_err(|error| error.to_string())?;
+                exports.push(export.name.name.to_owned());
             }
-            _ => {}
         }
     }
     Ok((imports, exports))
