@@ -1,6 +1,6 @@
 //! `pack`: makes an image of a wasm file, without a registry, a daemon or a Dockerfile.
 //!
-//! What comes out is an OCI layout in a tar ([`layout`]), which `ctr image import`, `podman load`, `skopeo` and
+//! What comes out is an OCI layout in a tar (`layout.rs`), which `ctr image import`, `podman load`, `skopeo` and
 //! `docker load` take. The same input makes the same bytes: there is no time and no user in it.
 
 mod layout;
