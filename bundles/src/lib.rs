@@ -54,10 +54,12 @@
 
 mod bundle;
 mod cgroup;
+mod choice;
 mod entrypoint;
 mod error;
 mod hooks;
 mod in_root;
+mod layers;
 mod limits;
 mod mount_options;
 mod mounts;
@@ -73,10 +75,12 @@ mod wasm;
 
 pub use bundle::Bundle;
 pub use cgroup::{Cgroup, CgroupPath, CpuShare};
-pub use entrypoint::Entrypoint;
+pub use choice::{Choice, Claim};
+pub use entrypoint::{Entrypoint, Found};
 pub use error::Error;
 pub use hooks::{Hook, Hooks, Moment};
 pub use in_root::open_in_root;
+pub use layers::{Blob, LayersError, Step, WASM_LAYERS};
 pub use limits::{CpuLimit, Limits};
 pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};

@@ -36,6 +36,7 @@ pub mod guests;
 pub mod hooks;
 pub mod image;
 pub mod invocation;
+pub mod layout;
 pub mod leftovers;
 pub mod native;
 pub mod poll;

@@ -29,9 +29,11 @@ mod cases {
     pub(crate) mod fixture;
     pub(crate) mod hooks;
     pub(crate) mod identity;
+    pub(crate) mod images;
     pub(crate) mod isolation;
     pub(crate) mod limits;
     pub(crate) mod metrics;
+    pub(crate) mod packing;
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
@@ -42,6 +44,8 @@ mod cases {
 const MODULES: &[(&str, &[Case])] = &[
     ("fixture", cases::fixture::CASES),
     ("programs", cases::programs::CASES),
+    ("images", cases::images::CASES),
+    ("packing", cases::packing::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("files", cases::files::CASES),

@@ -20,8 +20,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
-use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Budget, Guest, Prepared};
+use wasi_bundles::{Mount, Plan, Process};
+use wasi_runtime::Budget;
 
 pub use self::checkpoint::Checkpoint;
 use self::thread::{Made, deliver};
@@ -29,6 +29,7 @@ pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};
 use crate::place::{Directories, Place};
 use crate::pool::Pool;
+use crate::program::{Image, Program};
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
@@ -47,6 +48,8 @@ pub struct Birth {
     pub layers: Vec<Mount>,
     /// The guest's streams.
     pub stdio: GuestStdio,
+    /// Where its program is if none of its files is.
+    pub image: Image,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
     /// Where it waits for its hooks; not at all if it has none.
@@ -85,19 +88,20 @@ impl Birth {
             Some(checkpoint) => checkpoint.pass(),
         })?;
         let (plan, process) = (&self.plan, self.plan.process());
-        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
+        let program = Program::find(rootfs.tree().as_fd(), process, &self.image)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
         let mut guest = guest::guest(plan, process, given, self.stdio, budget);
         guest.listeners = guest::listeners(plan)?;
-        let prepared = prepare(&entrypoint, &self.programs, guest)?;
+        let (prepared, layer) = program.prepare(&self.programs, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
         let (runtime, pool) = runtime(&self.budget)?;
         let place = Arc::new(Place {
             plan: self.plan,
-            program: entrypoint.path,
+            program: program.path().to_owned(),
+            layer,
             tree: rootfs.into_tree(),
             directories,
             namespaces,
@@ -129,10 +133,9 @@ impl Joining {
         let process = place.complete(self.process);
         place.require_directory(&process)?;
         let (plan, given) = (&place.plan, place.directories.share()?);
-        let entrypoint = Entrypoint::resolve(place.tree.as_fd(), &process)
-            .map_err(|source| Error::exec(&process.args[0], source))?;
+        let program = Program::find_again(&place, place.tree.as_fd(), &process)?;
         let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
-        let prepared = prepare(&entrypoint, &place.programs, guest)?;
+        let (prepared, _) = program.prepare(&place.programs, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
         Ok(Made {
@@ -142,20 +145,6 @@ impl Joining {
             pool,
         })
     }
-}
-
-/// `guest`, whose program is `entrypoint`, ready to run.
-fn prepare(
-    entrypoint: &Entrypoint,
-    programs: &Programs,
-    mut guest: Guest,
-) -> Result<Prepared, Error> {
-    guest.export.clone_from(&entrypoint.export);
-    let artifact = programs.load(entrypoint)?;
-    artifact.prepare(guest).map_err(|source| Error::Program {
-        path: entrypoint.path.clone(),
-        source,
-    })
 }
 
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.

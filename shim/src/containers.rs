@@ -20,10 +20,12 @@ use crate::Error;
 use crate::allowance::Allowance;
 use crate::confine::Birth;
 use crate::container::{About, Container};
+use crate::content::ContentStore;
 use crate::events::{Publisher, timestamp};
 use crate::hooks::ContainerHooks;
 use crate::lifecycle::Exit;
 use crate::placement::Placement;
+use crate::program::Image;
 use crate::programs::Programs;
 use crate::stdio::{Owner, StdioPaths};
 
@@ -34,6 +36,7 @@ pub struct Containers {
     /// How many ids are taken: the shim may go when there are none.
     count: watch::Sender<usize>,
     programs: Arc<Programs>,
+    store: ContentStore,
     events: Publisher,
     placement: Placement,
 }
@@ -67,11 +70,17 @@ pub struct Creation {
 impl Containers {
     /// No containers yet.
     #[must_use]
-    pub fn new(programs: Programs, events: Publisher, placement: Placement) -> Self {
+    pub fn new(
+        programs: Programs,
+        store: ContentStore,
+        events: Publisher,
+        placement: Placement,
+    ) -> Self {
         Self {
             slots: Arc::default(),
             count: watch::Sender::new(0),
             programs: Arc::new(programs),
+            store,
             events,
             placement,
         }
@@ -135,6 +144,10 @@ impl Containers {
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
+            image: Image {
+                id: creation.id.clone(),
+                store: self.store.clone(),
+            },
             checkpoint,
             budget: allowance.budget().clone(),
         };

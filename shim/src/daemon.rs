@@ -41,6 +41,8 @@ pub struct Inheritance {
     pub claim: Claim,
     /// containerd's namespace.
     pub namespace: String,
+    /// containerd's gRPC socket.
+    pub containerd: PathBuf,
     /// containerd's socket for events.
     pub events_address: String,
     /// The first container's bundle, which has the `log` fifo.
@@ -134,6 +136,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 listener,
                 claim,
                 namespace: flags.namespace.clone(),
+                containerd: flags.address.clone().into(),
                 events_address,
                 bundle,
                 program,

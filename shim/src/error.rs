@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ttrpc::Code;
 
+use crate::content::ContentError;
 use crate::hooks::Failure;
 use crate::lifecycle::Refusal;
 
@@ -72,6 +73,24 @@ pub enum Error {
         /// Why.
         #[source]
         source: wasi_runtime::Error,
+    },
+    /// No file is the program, and the image is none either.
+    #[error("{missing}; nor is a wasm layer of its image its program")]
+    Image {
+        /// What the container does not have.
+        missing: Box<wasi_bundles::Error>,
+        /// Why its image does not help.
+        #[source]
+        source: Box<ContentError>,
+    },
+    /// The wasm layer that is the program.
+    #[error("cannot read the wasm layer of image {image}")]
+    LayerContent {
+        /// The image, by its name in containerd.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<ContentError>,
     },
     /// The engine or its cache cannot be set up on this host.
     #[error("cannot set up the wasm engine")]
@@ -252,6 +271,19 @@ impl Error {
                 Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
+            Self::LayerContent { source, .. } | Self::Image { source, .. } => match source.as_ref()
+            {
+                ContentError::Missing { .. } | ContentError::Damaged { .. } => {
+                    Code::FAILED_PRECONDITION
+                }
+                ContentError::TooLarge { .. } | ContentError::TooDeep | ContentError::Layers(_) => {
+                    Code::INVALID_ARGUMENT
+                }
+                ContentError::Call { .. }
+                | ContentError::Silent { .. }
+                | ContentError::Memory(_)
+                | ContentError::Ending => Code::INTERNAL,
+            },
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
             Self::Bundle(_)

@@ -4,7 +4,8 @@
 //! daemon answers the Task API on its socket ([`services`]). A container is a thread of the daemon
 //! ([`confine`]), and one more for each exec in it ([`exec`]), driven by one task (`driver`) that asks a pure policy ([`lifecycle`]) what may
 //! happen, and tells containerd what did ([`events`]). `delete` cleans up after a shim that is gone
-//! ([`recover`]). `compile`, which people call, fills the cache ahead of all that ([`warm`]).
+//! ([`recover`]). `compile` and `pack`, which people call, fill the cache ahead of all that ([`warm`]) and make images
+//! ([`pack`]).
 //!
 //! `wasi_bundles` says what a bundle wants, `wasi_runtime` runs guests; [`guest`] is where they meet.
 
@@ -16,6 +17,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod container;
 pub mod containers;
+pub mod content;
 pub mod credentials;
 pub mod daemon;
 mod driver;
@@ -23,6 +25,7 @@ mod error;
 pub mod events;
 pub mod exec;
 pub mod flags;
+pub mod grpc;
 pub mod guest;
 pub mod hooks;
 pub mod lifecycle;
@@ -30,10 +33,12 @@ pub mod logger;
 pub mod names;
 pub mod namespaces;
 pub mod oom_score;
+pub mod pack;
 pub mod place;
 pub mod placement;
 pub mod pool;
 pub mod process;
+pub mod program;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;
@@ -46,6 +51,7 @@ pub mod stdio;
 pub mod terminal;
 pub mod warm;
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -64,14 +70,14 @@ const RUNTIME: &str = "io.containerd.wasi.v1";
 /// The whole program: parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == "compile")
-    {
-        return match warm::main(std::env::args_os().skip(2)) {
-            Ok(code) => code,
-            Err(reason) => fail(&reason),
-        };
+    let (command, words) = (std::env::args_os().nth(1), std::env::args_os().skip(2));
+    let by_hand = match command.as_deref().and_then(OsStr::to_str) {
+        Some("compile") => Some(warm::main(words)),
+        Some("pack") => Some(pack::main(words)),
+        Some(_) | None => None,
+    };
+    if let Some(done) = by_hand {
+        return done.unwrap_or_else(|reason| fail(&reason));
     }
     let flags = match Flags::parse(std::env::args().skip(1)) {
         Ok(flags) => flags,

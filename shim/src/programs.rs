@@ -7,9 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use wasi_bundles::Entrypoint;
 use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Progress};
 
+use crate::content::Layer;
 use crate::{Error, StartError};
 
 /// The file name of the compile child, which lies beside the shim.
@@ -72,20 +72,18 @@ impl Programs {
         }
     }
 
-    /// The code of a container's entrypoint. Blocks while it is compiled.
+    /// The code of `file`, a container's entrypoint at `path`. Blocks while it is compiled.
     ///
     /// # Errors
     ///
     /// [`Error::Program`] when the program is at fault, [`Error::Engine`] or [`Error::Host`] when the
     /// host is.
-    pub fn load(&self, entrypoint: &Entrypoint) -> Result<Artifact, Error> {
+    pub fn load(&self, path: &str, file: &File) -> Result<Artifact, Error> {
         let (engine, cache) = self.engine_and_cache()?;
         let loaded = cache
-            .load_watched(engine, &entrypoint.file, &mut |progress| {
-                tell(&entrypoint.path, progress);
-            })
+            .load_watched(engine, file, &mut |progress| tell(path, progress))
             .map_err(|source| Error::Program {
-                path: entrypoint.path.clone(),
+                path: path.to_owned(),
                 source,
             })?;
         match loaded.origin {
@@ -94,17 +92,37 @@ impl Programs {
                 took,
                 replaced: None,
             } => {
-                log::info!("compiled {} in {took:.1?}", entrypoint.path);
+                log::info!("compiled {path} in {took:.1?}");
             }
             Origin::Compiled {
                 took,
                 replaced: Some(damage),
             } => log::warn!(
-                "compiled {} again in {took:.1?}: its cache entry was damaged: {damage}",
-                entrypoint.path
+                "compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}"
             ),
         }
         Ok(loaded.artifact)
+    }
+
+    /// The code of a wasm layer that is called `path`. Its content is read only if the cache has no code
+    /// for its digest. Blocks while it is read and compiled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerContent`] when it cannot be read, and those of [`Programs::load`].
+    pub fn load_layer(&self, path: &str, layer: &Layer) -> Result<Artifact, Error> {
+        let (engine, cache) = self.engine_and_cache()?;
+        let known = cache.find(engine, layer.blob.sha256());
+        if let Some(artifact) = known.map_err(Error::Engine)? {
+            return Ok(artifact);
+        }
+        let file = layer
+            .file(Cache::LARGEST)
+            .map_err(|source| Error::LayerContent {
+                image: layer.image.clone(),
+                source: Box::new(source),
+            })?;
+        self.load(path, &file)
     }
 
     /// Two containers that get here at once may both make them; one pair is kept.

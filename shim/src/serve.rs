@@ -25,6 +25,7 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::cgroup::Cgroups;
 use crate::containers::Containers;
+use crate::content::ContentStore;
 use crate::daemon::{Inheritance, end_signals};
 use crate::lifecycle::Signal;
 use crate::oom_score::OomScore;
@@ -118,7 +119,12 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         Cgroups::default()
     };
     let placement = Placement::new(cgroups.clone(), oom_score);
-    let containers = Containers::new(programs, publisher, placement);
+    let store = ContentStore::new(
+        inheritance.containerd,
+        inheritance.namespace,
+        tokio::runtime::Handle::current(),
+    );
+    let containers = Containers::new(programs, store, publisher, placement);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
