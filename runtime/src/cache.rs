@@ -120,7 +120,7 @@ impl Cache {
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
         // First, so that the program is what was used last.
-        let landing = match engine.interruption() {
+        let landing = match engine.settings().interruption {
             Interruption::Fence => Some(self.landing(engine, watch)?),
             Interruption::Epoch => None,
         };
@@ -163,7 +163,7 @@ impl Cache {
             });
         }
         let digest = Digest::of(wasm, size).map_err(read())?;
-        let fingerprint = wasi_settings::fingerprint(engine.interruption());
+        let fingerprint = wasi_settings::fingerprint(engine.settings());
         let name = format!("{digest}-{fingerprint}");
         if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
             return Ok((code, file, Origin::Mapped));
@@ -232,7 +232,7 @@ impl Cache {
             .map_err(Error::cache(format!("create {temporary}")))?;
         let mut make = || {
             self.compiler
-                .compile(wasm, digest, engine.interruption(), &file, watch)?;
+                .compile(wasm, digest, engine.settings(), &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
                 .map_err(Error::cache(format!("seal {temporary}")))?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
-use wasi_settings::Interruption;
+use wasi_settings::Settings;
 
 use crate::Error;
 use crate::entry::Digest;
@@ -74,7 +74,7 @@ impl Compiler {
         &self,
         wasm: &File,
         digest: &Digest,
-        interruption: Interruption,
+        settings: Settings,
         artifact: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -83,7 +83,7 @@ impl Compiler {
             source,
         };
         let mut run = self
-            .spawn(wasm, digest, interruption, artifact)
+            .spawn(wasm, digest, settings, artifact)
             .map_err(failed)?;
         let size = wasm.metadata().map_err(failed)?.len();
         let mut report = |elapsed| watch(Progress::Compiling { elapsed, size });
@@ -102,13 +102,13 @@ impl Compiler {
         &self,
         wasm: &File,
         digest: &Digest,
-        interruption: Interruption,
+        settings: Settings,
         artifact: &File,
     ) -> io::Result<Run> {
         let mut wasm = wasm.try_clone()?;
         wasm.rewind()?;
         let child = Command::new(&self.program)
-            .args([&digest.to_string(), interruption.name()])
+            .args([&digest.to_string(), &settings.name()])
             .env_clear()
             .stdin(wasm)
             .stdout(artifact.try_clone()?)

@@ -23,9 +23,10 @@
 //! know; a file system that is read-only and a rename across mounts are told as what they are
 //! ([`cause`]).
 //!
-//! There is one implementation for each world, since WASI 0.1 keeps its descriptors to itself:
-//! [`modules`] and [`components`].
+//! There is one implementation for each world, since WASI 0.1 keeps its descriptors to itself and 0.3 is
+//! asynchronous: [`modules`], [`components`] and [`asynchronous`].
 
+mod asynchronous;
 mod cause;
 mod components;
 mod descriptors;
@@ -41,8 +42,8 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+pub(crate) use self::asynchronous::add_to_linker as add_to_asynchronous_linker;
 pub(crate) use self::components::add_to_linker as add_to_component_linker;
 pub(crate) use self::modules::add_to_linker as add_to_module_linker;
 use self::route::{Last, Route};
@@ -86,17 +87,17 @@ impl Preopens {
     }
 
     /// Makes a symlink, whose target may be absolute: wasmtime-wasi refuses that.
-    async fn symlink(&self, target: String, place: Place) -> Result<(), ErrorCode> {
+    async fn symlink(&self, target: String, place: Place) -> Result<(), Errno> {
         let preopens = self.clone();
         let made = spawn_blocking(move || route::symlink(&preopens.0, &target, &place));
-        made.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
+        made.await.unwrap_or(Err(Errno::IO))
     }
 
     /// Reads a symlink, whose target may be absolute: wasmtime-wasi refuses that, too.
-    async fn readlink(&self, place: Place) -> Result<String, ErrorCode> {
+    async fn readlink(&self, place: Place) -> Result<String, Errno> {
         let preopens = self.clone();
         let read = spawn_blocking(move || route::readlink(&preopens.0, &place));
-        read.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
+        read.await.unwrap_or(Err(Errno::IO))
     }
 }
 

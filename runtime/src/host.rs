@@ -4,6 +4,7 @@
 //! Denied unless the [`Guest`] says otherwise: arguments, environment, directories, stdin, output,
 //! sockets, names. Given to every guest: clocks and random numbers.
 
+use std::collections::HashMap;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) preopens: Preopens,
+    /// Where detours of WASI 0.3 start: the descriptors of preopens, by their number.
+    pub(crate) starts: HashMap<usize, u32>,
     pub(crate) limiter: Limiter,
     pub(crate) sockets: Sockets,
     http: WasiHttpCtx,
@@ -134,6 +137,7 @@ impl Host {
         wasi.ctx().table.set_max_capacity(guest.limits.handles);
         Ok(Self {
             preopens: Preopens::of(&mut wasi).map_err(Error::engine)?,
+            starts: HashMap::new(),
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,

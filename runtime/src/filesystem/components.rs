@@ -9,6 +9,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult, ReaddirIterator};
 
+use super::cause;
 use super::files::{Detour, Files, explain};
 use super::route::Last;
 use crate::host::Host;
@@ -220,7 +221,8 @@ impl HostDescriptor for Files<'_> {
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
         let place = self.place(&fd, &path).ok_or(ErrorCode::NotDirectory)?;
-        Ok(self.preopens.readlink(place).await?)
+        let target = self.preopens.readlink(place).await;
+        Ok(target.map_err(cause::code)?)
     }
 
     async fn set_times_at(
@@ -259,7 +261,8 @@ impl HostDescriptor for Files<'_> {
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
         let place = self.place(&fd, &path).ok_or(ErrorCode::NotDirectory)?;
-        Ok(self.preopens.symlink(target, place).await?)
+        let made = self.preopens.symlink(target, place).await;
+        Ok(made.map_err(cause::code)?)
     }
 
     async fn link_at(

@@ -108,7 +108,7 @@ pub(super) async fn explain(error: FsError, places: Vec<Option<Place>>) -> FsErr
         return error;
     }
     match cause::of(places.into_iter().flatten().collect()).await {
-        Some(cause) => cause.into(),
+        Some(cause) => ErrorCode::from(cause).into(),
         None => error,
     }
 }

@@ -8,7 +8,7 @@ use wasmtime_wasi::p1::types::*;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1};
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::Place;
+use super::{Place, cause};
 use super::descriptors::{Detour, Scratch, length};
 use super::route::Last;
 use crate::host::Host;
@@ -264,7 +264,8 @@ impl WasiSnapshotPreview1 for Host {
         len: Size,
     ) -> Result<Size, Error> {
         let place = self.named(memory, fd, path).await?;
-        let target = self.preopens.readlink(place).await.map_err(Errno::from)?;
+        let target = self.preopens.readlink(place).await;
+        let target = target.map_err(cause::code).map_err(Errno::from)?;
         // As much of it as there is room for.
         let read = length(target.len()).min(len);
         let target = target.as_bytes().iter().take(read as usize);
@@ -338,7 +339,7 @@ impl WasiSnapshotPreview1 for Host {
         let target = memory.as_cow_str(target)?.into_owned();
         let place = self.named(memory, fd, path).await?;
         let made = self.preopens.symlink(target, place).await;
-        made.map_err(|code| Errno::from(code).into())
+        made.map_err(|errno| Errno::from(cause::code(errno)).into())
     }
 
     async fn path_link(

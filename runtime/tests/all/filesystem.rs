@@ -13,11 +13,14 @@ use crate::fixture::{Fixture, open_folder, start};
 
 mod bounds;
 
-/// The same program for WASI 0.1, as a component by way of the adapter, and for WASI 0.2.
+/// The same program for WASI 0.1, as a component by way of the adapter, and for WASI 0.2; and for 0.3
+/// another one that takes the same steps.
 const WORLDS: [&str; 3] = ["paths.wasm", "paths.component.wasm", "paths_p2.wasm"];
 
 fn programs(fixture: &Fixture) -> Vec<(&'static str, Artifact)> {
-    WORLDS.map(|name| (name, fixture.real(name))).into()
+    let mut programs: Vec<_> = WORLDS.map(|name| (name, fixture.real(name))).into();
+    programs.push(("paths_p3.wasm", fixture.asynchronous("paths_p3.wasm")));
+    programs
 }
 
 /// A container's root in a folder, beside which is what no guest may touch.
