@@ -10,10 +10,10 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit fuzz process daemons soak bench bench-engine bench-memory install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons test-v2 soak bench bench-engine bench-memory install uninstall clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: packages, wasm targets, tools, three containerds, guests
 	$(SETUP)
@@ -44,10 +44,15 @@ fuzz: ## Fuzz each target of fuzz/ for FUZZ_SECONDS (20), after `make build`
 	CARGO=$(CARGO) fuzz/run
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test limits --test idle --test specs --test recovery --test soak --test stdio --test terminals --test exec_terminals
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test stdio --test terminals --test exec_terminals --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test soak
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+test-v2: setup build ## Tests of cgroup version 2, in a kernel of their own (root, 3 minutes)
+	integration-tests/setup/uml
+	$(CARGO) test --release --locked -p integration-tests --test cgroups --test containerd --no-run
+	integration-tests/v2/run
 
 soak: build ## Kill a thousand times at random moments, and look for what is left (root; SOAK=n, SOAK_SEED=n)
 	SOAK=$${SOAK:-1000} $(CARGO) test --release --locked -p integration-tests --test soak -- --nocapture

@@ -95,6 +95,30 @@ pub enum Error {
         reason: String,
     },
 
+    /// `linux.cgroupsPath` has none of its forms.
+    #[error("the cgroup `{path}` in {config} {reason}", config = config.display())]
+    InvalidCgroup {
+        /// The absolute path of `config.json`.
+        config: PathBuf,
+        /// The path as given.
+        path: String,
+        /// The rule it breaks; reads on.
+        reason: String,
+    },
+
+    /// A hook breaks a rule.
+    #[error("{moment} hook {index} in {config} cannot be run: {reason}", config = config.display())]
+    InvalidHook {
+        /// The absolute path of `config.json`.
+        config: PathBuf,
+        /// The moment, as the OCI spec writes it.
+        moment: &'static str,
+        /// Its place in the moment's list, from 0.
+        index: usize,
+        /// Which part, and the rule.
+        reason: String,
+    },
+
     /// `linux.namespaces` lists a type more than once.
     #[error("{config} lists the {namespace} namespace twice; list it once", config = config.display())]
     DuplicateNamespace {

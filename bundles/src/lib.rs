@@ -53,8 +53,10 @@
 //! ```
 
 mod bundle;
+mod cgroup;
 mod entrypoint;
 mod error;
+mod hooks;
 mod in_root;
 mod limits;
 mod mount_options;
@@ -70,8 +72,10 @@ pub mod testing;
 mod wasm;
 
 pub use bundle::Bundle;
+pub use cgroup::{Cgroup, CgroupPath, CpuShare};
 pub use entrypoint::Entrypoint;
 pub use error::Error;
+pub use hooks::{Hook, Hooks, Moment};
 pub use in_root::open_in_root;
 pub use limits::{CpuLimit, Limits};
 pub use mount_options::MountFlags;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Bundle, Error, Limits, Mount, Namespace, Namespaces, Options, Process};
+use crate::{Bundle, Cgroup, Error, Hooks, Limits, Mount, Namespace, Namespaces, Options, Process};
 
 /// Everything needed to run a container, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Plan {
     domainname: Option<String>,
     process: Process,
     limits: Limits,
+    cgroup: Cgroup,
+    hooks: Hooks,
     options: Options,
 }
 
@@ -71,6 +73,8 @@ impl Plan {
             namespaces,
             process: Process::new(process, &config)?,
             limits: Limits::new(resources, &config)?,
+            cgroup: Cgroup::new(linux, &config)?,
+            hooks: Hooks::new(bundle)?,
             options: Options::new(bundle)?,
         })
     }
@@ -119,6 +123,16 @@ impl Plan {
     /// What it may use.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Where it belongs in the hierarchy of cgroups.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// What is run beside it, and when.
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
     }
 
     /// What its annotations ask for.

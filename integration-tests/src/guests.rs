@@ -114,6 +114,22 @@ pub fn grows() -> Result<Vec<u8>> {
     )
 }
 
+/// A module that writes to this many MiB of its memory, and then computes for ever.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn fills(mebibytes: u32) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module (memory (export "memory") {pages})
+            (func (export "_start")
+                (memory.fill (i32.const 0) (i32.const 1) (i32.const {bytes}))
+                (loop br 0)))"#,
+        pages = mebibytes * 16,
+        bytes = mebibytes << 20,
+    ))
+}
+
 /// A module that sleeps for an hour.
 ///
 /// # Errors
@@ -249,6 +265,7 @@ mod tests {
             super::copies(),
             super::counts_to(3),
             super::grows(),
+            super::fills(1),
             super::sleeps(),
             super::grows_slowly(),
             super::opens(),

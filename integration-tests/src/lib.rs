@@ -23,6 +23,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod bundle;
+pub mod cgroups;
 pub mod configuration;
 pub mod containerd;
 pub mod dialect;
@@ -32,6 +33,7 @@ pub mod fake;
 pub mod fifo;
 pub mod flood;
 pub mod guests;
+pub mod hooks;
 pub mod image;
 pub mod invocation;
 pub mod leftovers;

@@ -22,10 +22,12 @@ macro_rules! cases {
 
 mod cases {
     pub(crate) mod caching;
+    pub(crate) mod cgroups;
     pub(crate) mod endings;
     pub(crate) mod exec;
     pub(crate) mod files;
     pub(crate) mod fixture;
+    pub(crate) mod hooks;
     pub(crate) mod identity;
     pub(crate) mod isolation;
     pub(crate) mod limits;
@@ -51,6 +53,8 @@ const MODULES: &[(&str, &[Case])] = &[
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),
+    ("hooks", cases::hooks::CASES),
+    ("cgroups", cases::cgroups::CASES),
     ("worlds", cases::worlds::CASES),
 ];
 

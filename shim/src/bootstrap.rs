@@ -15,7 +15,9 @@
 use std::path::PathBuf;
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, LogLevel};
+use containerd_shim_protos::shim::oci::Options;
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 
 use crate::flags::Flags;
 
@@ -74,11 +76,65 @@ impl Dialect {
     }
 }
 
+/// The cgroup that the shim shall live in, out of runc's options: `ShimCgroup`. Other options, and
+/// options of other types, have none.
+#[must_use]
+pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
+    let options: Vec<Any> = match dialect {
+        Dialect::Options => Any::parse_from_bytes(stdin).into_iter().collect(),
+        Dialect::Params { .. } => {
+            let params = BootstrapParams::parse_from_bytes(stdin).unwrap_or_default();
+            let extensions = params.extensions.into_iter();
+            extensions
+                .filter_map(|mut extension| extension.value.take())
+                .collect()
+        }
+    };
+    let named = options.into_iter().filter(|any| {
+        let name = any.type_url.rsplit('/').next();
+        name == Some("containerd.runc.v1.Options")
+    });
+    let mut cgroups = named
+        .filter_map(|any| Options::parse_from_bytes(&any.value).ok())
+        .map(|options| options.shim_cgroup);
+    cgroups.find(|cgroup| !cgroup.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
-    use protobuf::well_known_types::any::Any;
+    use containerd_shim_protos::bootstrap_api::Extension;
+    use protobuf::MessageField;
 
     use super::*;
+
+    #[test]
+    fn the_shims_cgroup_is_found_in_either_dialect() {
+        let options = Options {
+            shim_cgroup: "/shims".into(),
+            ..Options::default()
+        };
+        let any = |type_url: &str| Any {
+            type_url: type_url.into(),
+            value: options.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let known = any("containerd.runc.v1.Options");
+        let stdin = known.write_to_bytes().unwrap();
+        let found = shim_cgroup(&stdin, &Dialect::Options);
+        assert_eq!(found.as_deref(), Some("/shims"));
+        let other = any("runtimeoptions.v1.Options").write_to_bytes().unwrap();
+        assert_eq!(shim_cgroup(&other, &Dialect::Options), None);
+        assert_eq!(shim_cgroup(b"", &Dialect::Options), None);
+
+        let mut params = params();
+        params.extensions.push(Extension {
+            value: MessageField::some(any("type.googleapis.com/containerd.runc.v1.Options")),
+            ..Extension::default()
+        });
+        let stdin = params.write_to_bytes().unwrap();
+        let dialect = Dialect::detect(&stdin, &flags());
+        assert_eq!(shim_cgroup(&stdin, &dialect).as_deref(), Some("/shims"));
+    }
 
     fn flags() -> Flags {
         Flags::parse(

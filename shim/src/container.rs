@@ -7,7 +7,8 @@ use std::sync::Arc;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use wasi_bundles::Moment;
 use wasi_runtime::Usage;
 
 use crate::Error;
@@ -17,7 +18,9 @@ use crate::confine::Parked;
 use crate::driver::{Ask, Driver, Reply};
 use crate::events::Publisher;
 use crate::exec::Execs;
+use crate::hooks::ContainerHooks;
 use crate::lifecycle::{Exit, PhaseKind, Refusal, Request, Signal};
+use crate::placement::Placement;
 use crate::process::{Process, Snapshot, View};
 use crate::recover::PidRecord;
 use crate::stats::Consumption;
@@ -39,6 +42,8 @@ pub struct About {
     pub stdio: StdioPaths,
     /// The id of the container's thread.
     pub pid: u32,
+    /// What is run beside it.
+    pub hooks: ContainerHooks,
 }
 
 /// A container, to those who do not drive it.
@@ -50,16 +55,20 @@ pub struct Container {
     init: Arc<View>,
     execs: watch::Receiver<Execs>,
     requests: mpsc::Sender<Ask>,
+    /// Starts of the init come one after the other: the hooks around one run once.
+    starting: Mutex<()>,
 }
 
 impl Container {
     /// Takes over a container whose thread is parked: announces it and drives it from now on.
+    /// `placement` is where the threads of its execs are put, too.
     pub async fn drive(
         about: About,
         allowance: Allowance,
         holds: Holds,
         thread: Parked,
         events: Publisher,
+        placement: Placement,
     ) -> Self {
         let usage = thread.usage();
         if let Err(error) = PidRecord::new(about.pid).write(&about.bundle) {
@@ -85,7 +94,7 @@ impl Container {
         let place = thread.place();
         let (process, init) = Process::new(&about.id, about.stdio.clone(), thread, holds);
         let tell = Announcer::new(&about.id, events);
-        let (driver, execs) = Driver::new(&about, process, place, tell);
+        let (driver, execs) = Driver::new(&about, process, place, tell, placement);
         tokio::spawn(driver.run(requests));
         Self {
             about,
@@ -94,6 +103,7 @@ impl Container {
             init: Arc::new(init),
             execs,
             requests: sender,
+            starting: Mutex::new(()),
         }
     }
 
@@ -146,14 +156,34 @@ impl Container {
         }
     }
 
-    /// Lets a guest run.
+    /// Lets a guest run; that of the init with the hooks before and after that.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] as [`decide`](crate::lifecycle::decide) has it, for an exec also as
-    /// [`may_exec`](crate::lifecycle::may_exec) has it; [`Error::NotFound`] without such an exec.
+    /// [`may_exec`](crate::lifecycle::may_exec) has it; [`Error::NotFound`] without such an exec;
+    /// [`Error::Hook`], which has ended the container.
     pub async fn start(&self, exec: Option<String>) -> Result<(), Error> {
-        self.lifecycle(exec, Request::Start).await.map(drop)
+        if exec.is_some() {
+            return self.lifecycle(exec, Request::Start).await.map(drop);
+        }
+        let _starting = self.starting.lock().await;
+        let (hooks, pid) = (&self.about.hooks, self.about.pid);
+        if self.init.snapshot().phase == PhaseKind::Created {
+            let hooked = tokio::select! {
+                hooked = hooks.run(Moment::StartContainer, pid) => hooked,
+                // Killed meanwhile, and the hook with it: the driver says what that means for Start.
+                _ = self.init.exited() => Ok(()),
+            };
+            if let Err(error) = hooked {
+                // As the specification wants it; if it has ended already, all the better.
+                drop(self.kill(None, Signal::KILL).await);
+                return Err(error);
+            }
+        }
+        self.lifecycle(None, Request::Start).await?;
+        hooks.run_and_log(Moment::Poststart, pid).await;
+        Ok(())
     }
 
     /// Delivers a signal. Returns when it is under way, not when the guest has ended.

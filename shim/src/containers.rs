@@ -13,7 +13,7 @@ use containerd_shim_protos::api::Mount as RootfsMount;
 use containerd_shim_protos::events::task::TaskDelete;
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
@@ -21,7 +21,9 @@ use crate::allowance::Allowance;
 use crate::confine::Birth;
 use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
+use crate::hooks::ContainerHooks;
 use crate::lifecycle::Exit;
+use crate::placement::Placement;
 use crate::programs::Programs;
 use crate::stdio::{Owner, StdioPaths};
 
@@ -33,15 +35,18 @@ pub struct Containers {
     count: watch::Sender<usize>,
     programs: Arc<Programs>,
     events: Publisher,
+    placement: Placement,
 }
 
 #[derive(Debug)]
 enum Slot {
-    /// A Create is under way.
-    Reserved,
+    /// A Create is under way, and is told here when it is given up.
+    Reserved(Arc<Notify>),
     /// A Create is under way whose client has given up: it asked to delete what it had not got yet.
     Abandoned,
     Filled(Arc<Container>),
+    /// A Delete is under way, and the container gone.
+    Leaving,
 }
 
 /// What Create is asked for.
@@ -62,12 +67,13 @@ pub struct Creation {
 impl Containers {
     /// No containers yet.
     #[must_use]
-    pub fn new(programs: Programs, events: Publisher) -> Self {
+    pub fn new(programs: Programs, events: Publisher, placement: Placement) -> Self {
         Self {
             slots: Arc::default(),
             count: watch::Sender::new(0),
             programs: Arc::new(programs),
             events,
+            placement,
         }
     }
 
@@ -86,6 +92,34 @@ impl Containers {
         let reservation = self.reserve(&creation.id)?;
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
         let plan = Plan::new(&bundle)?;
+        let hooks = ContainerHooks::new(
+            &creation.id,
+            &bundle,
+            plan.hooks().clone(),
+            &plan.process().user,
+            plan.process().capabilities.as_deref().unwrap_or_default(),
+            self.placement.origin(),
+        );
+        hooks.owe_poststop()?;
+        let (id, settled) = (creation.id.clone(), hooks.clone());
+        let created = self.make(&reservation, creation, bundle, plan, hooks).await;
+        if created.is_err() {
+            // While the id is still taken: the shim does not go meanwhile.
+            self.placement.clear(&id).await;
+            settled.poststop().await;
+        }
+        created
+    }
+
+    /// The part of Create that has something to undo.
+    async fn make(
+        &self,
+        reservation: &Reservation,
+        creation: Creation,
+        bundle: Bundle,
+        plan: Plan,
+        hooks: ContainerHooks,
+    ) -> Result<Arc<Container>, Error> {
         let layers = layers(&creation.rootfs, &bundle, &plan)?;
         let owner = Owner {
             namespace: self.events.namespace(),
@@ -94,27 +128,60 @@ impl Containers {
         let terminal = creation.terminal.then_some(plan.process().console_size);
         let (holds, stdio) = creation.stdio.open(owner, terminal).await?;
         let allowance = Allowance::new(*plan.limits())?;
+        let cgroup = plan.cgroup().clone();
+        let (checkpoint, hooked) = hooks.create();
         let birth = Birth {
             plan,
             layers,
             stdio,
             programs: Arc::clone(&self.programs),
+            checkpoint,
             budget: allowance.budget().clone(),
         };
-        let thread = birth.deliver(&creation.id).await?;
+        let (joined, thread, hooked) = tokio::join!(
+            self.placement.join(&bundle, &cgroup),
+            birth.deliver(&creation.id),
+            async {
+                tokio::select! {
+                    hooked = hooked => hooked,
+                    () = reservation.given_up.notified() => Ok(()),
+                }
+            }
+        );
+        // A hook that failed is why there is no thread.
+        let thread = match (hooked, joined, thread) {
+            (Ok(()), Ok(()), Ok(thread)) => thread,
+            (hooked, joined, thread) => {
+                let thread = match thread {
+                    Ok(thread) => {
+                        thread.discard().await;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                };
+                if reservation.is_abandoned() {
+                    return Err(Error::Abandoned { id: creation.id });
+                }
+                return hooked.and(joined).and(thread).and(Err(Error::Panicked));
+            }
+        };
         if reservation.is_abandoned() {
             thread.discard().await;
             return Err(Error::Abandoned { id: creation.id });
         }
+        self.placement
+            .admit(&bundle, &creation.id, thread.pid(), cgroup.cpu)
+            .await;
         let about = About {
             namespace: self.events.namespace().to_owned(),
             id: creation.id,
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
             pid: thread.pid(),
+            hooks,
         };
-        let container =
-            Container::drive(about, allowance, holds, thread, self.events.clone()).await;
+        let (events, placement) = (self.events.clone(), self.placement.clone());
+        let container = Container::drive(about, allowance, holds, thread, events, placement).await;
         let id = container.about().id.clone();
         let (container, wanted) = reservation.fill(container);
         if !wanted {
@@ -133,7 +200,7 @@ impl Containers {
     pub fn get(&self, id: &str) -> Result<Arc<Container>, Error> {
         match self.slots().get(id) {
             Some(Slot::Filled(container)) => Ok(Arc::clone(container)),
-            Some(Slot::Reserved | Slot::Abandoned) | None => {
+            Some(Slot::Reserved(_) | Slot::Abandoned | Slot::Leaving) | None => {
                 Err(Error::NotFound { id: id.to_owned() })
             }
         }
@@ -146,15 +213,26 @@ impl Containers {
     /// [`Error::NotFound`], also for the second of two, and while it is being created, which is given up
     /// then; [`Error::Refused`] while it runs.
     pub async fn delete(&self, id: &str) -> Result<(u32, Exit), Error> {
-        if let Some(slot @ Slot::Reserved) = self.slots().get_mut(id) {
+        if let Some(slot) = self.slots().get_mut(id)
+            && let Slot::Reserved(given_up) = slot
+        {
+            given_up.notify_one();
             *slot = Slot::Abandoned;
         }
         let container = self.get(id)?;
         let pid = container.about().pid;
         let deleted = container.delete(None).await;
-        if let Ok(_) | Err(Error::NotFound { .. }) = deleted {
-            // Also when its driver is gone without a word, which only a bug can do: the id is free. Not
-            // that of a container made since.
+        if deleted.is_ok() {
+            // Nobody reaches it any more, and the shim does not go before all is done.
+            self.slots().insert(id.to_owned(), Slot::Leaving);
+            self.placement.clear(id).await;
+            container.about().hooks.poststop().await;
+            self.slots().remove(id);
+            self.recount();
+        }
+        if let Err(Error::NotFound { .. }) = deleted {
+            // Its driver is gone without a word, which only a bug can do: the id is free. Not that of a
+            // container made since.
             let mut slots = self.slots();
             if matches!(slots.get(id), Some(Slot::Filled(filled)) if Arc::ptr_eq(filled, &container))
             {
@@ -178,14 +256,16 @@ impl Containers {
     }
 
     fn reserve(&self, id: &str) -> Result<Reservation, Error> {
+        let given_up = Arc::<Notify>::default();
         match self.slots().entry(id.to_owned()) {
             Entry::Occupied(_) => return Err(Error::AlreadyExists { id: id.to_owned() }),
-            Entry::Vacant(slot) => slot.insert(Slot::Reserved),
+            Entry::Vacant(slot) => slot.insert(Slot::Reserved(Arc::clone(&given_up))),
         };
         self.recount();
         Ok(Reservation {
             containers: self.clone(),
             id: id.to_owned(),
+            given_up,
         })
     }
 
@@ -205,7 +285,7 @@ impl Containers {
         let slots = self.slots();
         let filled = slots.values().filter_map(|slot| match slot {
             Slot::Filled(container) => Some(Arc::clone(container)),
-            Slot::Reserved | Slot::Abandoned => None,
+            Slot::Reserved(_) | Slot::Abandoned | Slot::Leaving => None,
         });
         filled.collect()
     }
@@ -215,6 +295,7 @@ impl Containers {
 struct Reservation {
     containers: Containers,
     id: String,
+    given_up: Arc<Notify>,
 }
 
 impl Reservation {
@@ -223,18 +304,18 @@ impl Reservation {
     }
 
     /// Puts the container into its place; whether anybody still wants it.
-    fn fill(self, container: Container) -> (Arc<Container>, bool) {
+    fn fill(&self, container: Container) -> (Arc<Container>, bool) {
         let container = Arc::new(container);
         let filled = Slot::Filled(Arc::clone(&container));
         let before = self.containers.slots().insert(self.id.clone(), filled);
-        (container, matches!(before, Some(Slot::Reserved)))
+        (container, matches!(before, Some(Slot::Reserved(_))))
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut slots = self.containers.slots();
-        if let Some(Slot::Reserved | Slot::Abandoned) = slots.get(&self.id) {
+        if let Some(Slot::Reserved(_) | Slot::Abandoned) = slots.get(&self.id) {
             slots.remove(&self.id);
         }
         drop(slots);

@@ -5,8 +5,13 @@
 //! not used). Host functions act for the guest on this thread and its children, so the kernel decides
 //! what files the guest may touch and who owns what it makes.
 
+use std::io;
+
 use rustix::fs::Mode;
-use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set,
+};
 use wasi_bundles::User;
 
 use crate::Error;
@@ -21,6 +26,43 @@ const USEFUL: CapabilitySet = CapabilitySet::CHOWN
 
 /// What a spec without a umask gets, whatever containerd's is (runc's `finalizeRootfs`).
 const UMASK: u32 = 0o022;
+/// Makes the calling thread, which is about to start a Linux program of the container's, wholly `user`,
+/// with no more capabilities than a guest: a program of uid 0 has what the bounding set leaves it.
+///
+/// # Errors
+///
+/// What the kernel refused.
+pub fn assume_for_a_program<'a>(
+    user: &User,
+    capabilities: impl Iterator<Item = &'a str>,
+) -> io::Result<()> {
+    let kept = useful(capabilities);
+    for capability in CapabilitySet::all().iter() {
+        // The running kernel may know fewer.
+        if !kept.contains(capability) && capability_is_in_bounding_set(capability).unwrap_or(false)
+        {
+            remove_capability_from_bounding_set(capability)?;
+        }
+    }
+    let groups: Vec<Gid> = user
+        .additional_gids
+        .iter()
+        .map(|&gid| Gid::from_raw(gid))
+        .collect();
+    rustix::thread::set_thread_groups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// Of the capabilities with these names those that a guest can make use of.
+fn useful<'a>(names: impl Iterator<Item = &'a str>) -> CapabilitySet {
+    let named: CapabilitySet = names
+        .filter_map(|name| CapabilitySet::from_name(name.trim_start_matches("CAP_")))
+        .collect();
+    named & USEFUL
+}
 
 /// Makes the calling thread act for `user`. `capabilities` are the names of the spec's effective
 /// set, such as `CAP_CHOWN`; a user other than root has none, as after a `setuid`.
@@ -31,10 +73,7 @@ const UMASK: u32 = 0o022;
 pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> Result<(), Error> {
     let umask = user.umask.unwrap_or(UMASK) & 0o777;
     rustix::process::umask(Mode::from_raw_mode(umask));
-    let kept: CapabilitySet = capabilities
-        .filter_map(|name| CapabilitySet::from_name(name.trim_start_matches("CAP_")))
-        .collect();
-    let kept = kept & USEFUL;
+    let kept = useful(capabilities);
     let groups: Vec<Gid> = user
         .additional_gids
         .iter()

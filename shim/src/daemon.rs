@@ -15,8 +15,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 use wasi_bundles::Bundle;
 
-use crate::bootstrap::Dialect;
-use crate::error::StartError;
+use crate::StartError;
+use crate::bootstrap::{Dialect, shim_cgroup};
+use crate::cgroup;
 use crate::flags::Flags;
 use crate::programs::CacheOptions;
 use crate::recover::ShimRecord;
@@ -53,6 +54,8 @@ pub struct Inheritance {
     /// How soon the kernel shall end the daemon for memory: after what containerd runs, before
     /// containerd (runc's shim does the same).
     pub oom_score_adj: io::Result<i32>,
+    /// Whether it is put into a cgroup that was chosen for it.
+    pub has_cgroup: bool,
     /// Says a byte when `start` has answered; ends without one when that died before.
     pub answered: PipeReader,
 }
@@ -87,6 +90,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         .read_to_end(&mut stdin)
         .map_err(StartError::io("read the parameters from stdin"))?;
     let dialect = Dialect::detect(&stdin, flags);
+    let shim_cgroup = shim_cgroup(&stdin, &dialect);
     let bundle = std::env::current_dir().map_err(StartError::io("find the working directory"))?;
     let group = group(&bundle, &flags.id)?;
     let (chosen, debug) = match &dialect {
@@ -136,11 +140,13 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 cache,
                 debug,
                 oom_score_adj,
+                has_cgroup: shim_cgroup.is_some(),
                 answered,
             })))
         }
         ForkResult::Parent { child } => {
             let told = record(child, &bundle)
+                .and_then(|()| place(child, shim_cgroup.as_deref()))
                 .and_then(|()| answer(&address, &dialect))
                 .and_then(|()| {
                     let told = answering.write_all(b"!");
@@ -163,6 +169,14 @@ fn record(daemon: Pid, bundle: &Path) -> Result<(), StartError> {
     ShimRecord::of(daemon.as_raw().cast_unsigned())
         .and_then(|record| record.write(bundle))
         .map_err(StartError::io("write the shim's record into the bundle"))
+}
+
+/// Puts the daemon into the cgroup that the options name. The answer waits for it, as runc's does.
+fn place(daemon: Pid, cgroup: Option<&str>) -> Result<(), StartError> {
+    let Some(cgroup) = cgroup else { return Ok(()) };
+    cgroup::place(daemon.as_raw().cast_unsigned(), cgroup).map_err(StartError::io(format!(
+        "put the shim into the ShimCgroup {cgroup} of the runtime's options"
+    )))
 }
 
 /// Tells containerd where the shim listens.
@@ -191,11 +205,14 @@ fn group(bundle: &Path, id: &str) -> Result<String, StartError> {
         return Ok(id.to_owned());
     }
     let bundle = Bundle::open(bundle)?;
-    Ok(GROUP_ANNOTATIONS
+    Ok(group_of(&bundle).unwrap_or(id).to_owned())
+}
+
+/// The pod or group that a bundle is of, if it is of one.
+pub(crate) fn group_of(bundle: &Bundle) -> Option<&str> {
+    GROUP_ANNOTATIONS
         .into_iter()
         .find_map(|key| bundle.annotation(key))
-        .unwrap_or(id)
-        .to_owned())
 }
 
 /// Leaves containerd's session and lets go of its pipe, which it reads to the end.

@@ -30,6 +30,7 @@ use crate::lifecycle::{
     Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, may_exec,
 };
 use crate::place::Place;
+use crate::placement::Placement;
 use crate::process::{Happening, Process, Snapshot};
 use crate::recover::ExitRecord;
 use crate::stdio::Holds;
@@ -72,6 +73,7 @@ pub(crate) struct Driver {
     /// Until the end of the init.
     place: Option<Arc<Place>>,
     tell: Announcer,
+    placement: Placement,
     /// The execs, as others see them.
     seen: watch::Sender<Execs>,
 }
@@ -83,6 +85,7 @@ impl Driver {
         init: Process,
         place: Arc<Place>,
         tell: Announcer,
+        placement: Placement,
     ) -> (Self, watch::Receiver<Execs>) {
         let (seen, execs) = watch::channel(Execs::default());
         let driver = Self {
@@ -93,6 +96,7 @@ impl Driver {
             reservations: Reservations::default(),
             place: Some(place),
             tell,
+            placement,
             seen,
         };
         (driver, execs)
@@ -281,6 +285,8 @@ impl Driver {
             thread,
             reservation,
         } = exec;
+        // Here, where the container cannot go meanwhile, and its cgroup with it.
+        self.placement.enlist(&self.id, thread.pid()).await;
         let (process, view) = Process::new(&id, stdio, thread, holds);
         self.tell.added(&id).await;
         self.execs.insert(id.clone(), process);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ttrpc::Code;
 
+use crate::hooks::Failure;
 use crate::lifecycle::Refusal;
 
 /// Why a request to a running shim failed.
@@ -158,6 +159,28 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A program that the bundle wants run beside the container.
+    #[error("the {moment} hook {path} {failure}", path = path.display())]
+    Hook {
+        /// The moment, as the OCI spec writes it.
+        moment: &'static str,
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        failure: Failure,
+    },
+    /// The cgroup that the container asks for.
+    #[error(
+        "cannot join the cgroup {path}; \
+         leave linux.cgroupsPath empty if the shim is to stay where containerd is"
+    )]
+    Cgroup {
+        /// From the root of the hierarchy.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The host refused something else.
     #[error("cannot {action}")]
     Host {
@@ -246,6 +269,8 @@ impl Error {
             | Self::Mount { .. }
             | Self::Stdio { .. }
             | Self::Logger { .. }
+            | Self::Hook { .. }
+            | Self::Cgroup { .. }
             | Self::Host { .. }
             | Self::Panicked => Code::INTERNAL,
         }
@@ -264,48 +289,7 @@ impl From<Error> for ttrpc::Error {
     }
 }
 
-/// Why `start` or `delete` failed; printed on stderr, which containerd shows.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// containerd always sets it; without it no event can be published.
-    #[error("TTRPC_ADDRESS is not set; this program is run by containerd")]
-    NoEventsAddress,
-    /// The cache cannot be bounded as the node's owner wants.
-    #[error("{name} is {value:?}, which is no number of bytes")]
-    CacheLimit {
-        /// The variable.
-        name: &'static str,
-        /// What it says.
-        value: String,
-    },
-    /// The bundle is unusable.
-    #[error(transparent)]
-    Bundle(#[from] wasi_bundles::Error),
-    /// The host refused something.
-    #[error("cannot {action}")]
-    Io {
-        /// What was tried.
-        action: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let action = action.into();
-        move |source| Self::Io { action, source }
-    }
-
-    /// The whole text: the failure and its causes.
-    #[must_use]
-    pub fn text(&self) -> String {
-        with_causes(self)
-    }
-}
-
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

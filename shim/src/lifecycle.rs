@@ -111,11 +111,8 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSuchSignal(number) => {
-                return write!(
-                    f,
-                    "was sent {number}, which is no signal; there are 1 to 64"
-                );
+            Self::NoSuchSignal(n) => {
+                return write!(f, "was sent {n}, which is no signal; there are 1 to 64");
             }
             Self::AlreadyStarted => "is running already",
             Self::NotStartable => "has ended and cannot be started again; create a new one",

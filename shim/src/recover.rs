@@ -5,6 +5,8 @@
 //! | `shim.json` | by `start`, in the first container's bundle | the shim's process |
 //! | `pid.json` | at Create | the container's thread |
 //! | `exit.json` | when the container has ended | its exit, which outlives the shim |
+//! | `cgroups.json` | before they are made | cgroups to remove ([`crate::cgroup`]) |
+//! | `poststop/` | at Create, and before each is run | hooks that are owed ([`crate::hooks`]) |
 //!
 //! Mounts and namespaces need no record: the kernel frees them with the container's thread.
 //!
@@ -20,7 +22,7 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,11 +39,12 @@ use tokio::time::timeout;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context;
 
-use crate::error::StartError;
+use crate::StartError;
 use crate::events::timestamp;
 use crate::flags::Flags;
 use crate::lifecycle::{Exit, Signal};
 use crate::socket::SocketPath;
+use crate::{cgroup, hooks};
 
 /// For a shim to answer, or to leave, which takes it less (`serve.rs`). containerd gives `delete` 5 s in
 /// all.
@@ -308,6 +311,14 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
             .map_err(StartError::io(format!("remove {address}")))?;
     }
     cleaned.map_err(StartError::io("end what is left of the container"))?;
+    cgroup::sweep(&bundle);
+    for complaint in hooks::settle(&bundle, &flags.id) {
+        // containerd logs what `delete` says there.
+        drop(writeln!(
+            io::stderr(),
+            "containerd-shim-wasi-v1: {complaint}"
+        ));
+    }
     let exit = read::<ExitRecord>(&bundle, ExitRecord::FILE).unwrap_or_else(|| {
         // It was killed together with its shim.
         let exit = Exit::unborn(Signal::KILL);

@@ -59,11 +59,17 @@ impl Rootfs {
     /// The calling thread must be in a mount namespace of its own, with the host's `/proc` in it, and
     /// share its working directory with no other (`CLONE_FS`).
     ///
+    /// `mounted` is called in between: what it mounts in the tree is the container's, too.
+    ///
     /// # Errors
     ///
-    /// [`Error::MountSource`], [`Error::Mount`] or [`Error::Host`]. What was mounted until then goes
+    /// [`Error::MountSource`], [`Error::Mount`] or [`Error::Host`], and those of `mounted`. What was mounted until then goes
     /// with the thread.
-    pub fn mount(plan: &Plan, layers: &[Mount]) -> Result<Self, Error> {
+    pub fn mount(
+        plan: &Plan,
+        layers: &[Mount],
+        mounted: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let given = &plan.rootfs().path;
         if !layers.is_empty() {
             // A place for them. Without any it is somebody else's, who has made it.
@@ -105,6 +111,7 @@ impl Rootfs {
         for readonly in plan.readonly_paths() {
             protect(&tree, readonly)?;
         }
+        mounted()?;
         if plan.rootfs().readonly {
             Change::READONLY
                 .apply(&tree.0)

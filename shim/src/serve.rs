@@ -23,9 +23,12 @@ use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
+use crate::cgroup::Cgroups;
 use crate::containers::Containers;
 use crate::daemon::{Inheritance, end_signals};
 use crate::lifecycle::Signal;
+use crate::oom_score::OomScore;
+use crate::placement::Placement;
 use crate::programs::Programs;
 use crate::services::task::TaskService;
 use crate::socket::{Claim, EXPECTED};
@@ -48,13 +51,6 @@ const ANSWERS: Duration = Duration::from_millis(250);
 pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     // A bundle without a log fifo (the sandbox API, a test) has a shim without a log.
     drop(logger::init(&inheritance.bundle, inheritance.debug));
-    let adjusted = match &inheritance.oom_score_adj {
-        Ok(score) => std::fs::write("/proc/self/oom_score_adj", score.to_string()),
-        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-    };
-    if let Err(error) = adjusted {
-        log::warn!("cannot make itself likelier to be ended than containerd: {error}");
-    }
     if let Err(error) = raise_open_files() {
         log::warn!("cannot have more open files: {error}");
     }
@@ -89,7 +85,18 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     let claim = inheritance.claim;
     let (publisher, forwarder) = events::queue(&inheritance.events_address, &inheritance.namespace);
     let programs = Programs::new(&inheritance.program, inheritance.cache);
-    let containers = Containers::new(programs, publisher);
+    let oom_score = inheritance.oom_score_adj.and_then(OomScore::new);
+    let oom_score = oom_score.unwrap_or_else(|error| {
+        log::warn!("cannot make itself likelier to be ended than containerd: {error}");
+        OomScore::default()
+    });
+    let cgroups = if inheritance.has_cgroup {
+        Cgroups::settled()
+    } else {
+        Cgroups::default()
+    };
+    let placement = Placement::new(cgroups.clone(), oom_score);
+    let containers = Containers::new(programs, publisher, placement);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
@@ -113,6 +120,8 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         log::warn!("a connection was still busy at exit");
     }
     forwarder.drain(DRAIN).await;
+    // Nothing waits for this thread any more.
+    cgroups.leave();
     Ok(())
 }
 

@@ -1,0 +1,369 @@
+//! The shim's cgroup.
+//!
+//! A cgroup holds processes, and a shim is one process for all its containers. So the shim lives in one
+//! cgroup, its *home*, where the kernel counts what the containers use and holds it under the limits of
+//! the cgroups above, a pod's for example. The first container with a `linux.cgroupsPath` decides:
+//!
+//! | the shim's | home |
+//! |---|---|
+//! | only container | its cgroup |
+//! | first of a pod or a group | the one beside it that has the name of the pod or group: the pause container's |
+//! | `ShimCgroup` option | that, whatever containers ask for; it must exist |
+//!
+//! Limits are not written there: memory and processor time of each container are the engine's to bound,
+//! and a limit on the process would hit the thread that answers containerd. The one thing that Linux
+//! does for threads is dealing out processor time: a container with a quota has a cgroup of its own
+//! below home for its threads, and so has one with shares beside others. The shares of an only
+//! container are home's.
+//!
+//! What was made is removed: that of a container at its Delete, home when the shim ends, which moves
+//! back to where it came from for that. What a killed shim leaves is listed in the bundle
+//! (`cgroups.json`), before it is made, for `delete`. Folders that were there before are let be; rmdir
+//! itself spares one that is in use.
+
+mod guests;
+mod hierarchy;
+mod made;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use wasi_bundles::{Bundle, Cgroup, CgroupPath, CpuShare};
+
+use self::hierarchy::Hierarchy;
+pub use self::made::sweep;
+use self::made::{record, remove};
+use crate::Error;
+use crate::daemon::group_of;
+
+/// The cgroups of a shim. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroups {
+    home: Arc<Mutex<Option<Home>>>,
+    origin: Origin,
+}
+
+/// Where the shim lives now.
+#[derive(Debug)]
+struct Home {
+    /// Its folders, one for each hierarchy; none if it is none of ours to divide.
+    folders: Vec<(Hierarchy, PathBuf)>,
+    made: Vec<PathBuf>,
+    /// Whether it is that of several containers.
+    shared: bool,
+}
+
+/// Where the shim came from: opened `cgroup.procs`, to move back by.
+#[derive(Debug, Clone, Default)]
+pub struct Origin(Arc<OnceLock<Vec<File>>>);
+
+/// The cgroup that the first container of a shim gives it; none if it asks for none. A pure function of
+/// the bundle's group, if it has one, and what it asks for.
+#[must_use]
+pub fn home_of(cgroup: &Cgroup, group: Option<&str>) -> Option<CgroupPath> {
+    let path = cgroup.path.as_ref()?;
+    Some(match group {
+        None => path.clone(),
+        Some(group) => path.named(group),
+    })
+}
+
+impl Cgroups {
+    /// Those of a shim that was put into a cgroup by its `ShimCgroup` option, and stays there.
+    #[must_use]
+    pub fn settled() -> Self {
+        let cgroups = Self::default();
+        *cgroups.lock() = Some(Home {
+            folders: Vec::new(),
+            made: Vec::new(),
+            shared: true,
+        });
+        cgroups
+    }
+
+    /// Where the shim came from, for processes that it starts.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    /// Moves the shim to the home that the container of `bundle` gives it, unless it has one. Blocks for
+    /// some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cgroup`]; nothing that was made is left then.
+    pub fn join(&self, bundle: &Bundle, cgroup: &Cgroup) -> Result<(), Error> {
+        let mut home = self.lock();
+        if home.is_none()
+            && let Some(path) = home_of(cgroup, group_of(bundle))
+        {
+            let failed = |source| Error::Cgroup {
+                path: path.to_string(),
+                source,
+            };
+            let hierarchies = hierarchy::mounted().map_err(failed)?;
+            if self.origin.0.get().is_none() {
+                let origin = hierarchies.iter().filter_map(Hierarchy::own);
+                drop(self.origin.0.set(origin.collect()));
+            }
+            let mut settled = settle(hierarchies, &path.folder(), bundle.dir()).map_err(failed)?;
+            settled.shared = group_of(bundle).is_some();
+            if !settled.shared {
+                settled.weigh(cgroup.cpu);
+            }
+            *home = Some(settled);
+            log::info!("the shim lives in the cgroup {path}");
+        }
+        // For the `delete` of this one, which may be the last.
+        if let Some(home) = &*home
+            && !home.made.is_empty()
+        {
+            record(bundle.dir(), &home.made).map_err(Error::host("record the cgroups"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a home to have cgroups below. Never waits: while it is being made there is.
+    #[must_use]
+    pub fn divides(&self) -> bool {
+        let divides = |home: &Home| !home.folders.is_empty();
+        let home = self.home.try_lock();
+        home.map_or(true, |home| home.as_ref().is_some_and(divides))
+    }
+
+    /// Gives the threads of a container their own cgroup, by its first one. Where that is not possible,
+    /// that is logged: the engine's own limits hold.
+    pub fn admit(&self, id: &str, bundle: &Path, thread: u32, cpu: CpuShare) {
+        let home = self.lock();
+        let Some(home) = &*home else { return };
+        // The shares of one that has home for itself are home's: they are relative to other shims.
+        let shares = cpu.shares.filter(|_| home.shared);
+        let cpu = CpuShare { shares, ..cpu };
+        if cpu.shares.is_none() && cpu.quota.is_none() {
+            return;
+        }
+        let places = home.folders.iter().filter_map(|(hierarchy, folder)| {
+            Some((hierarchy, folder, guests::folder(hierarchy, folder, id)?))
+        });
+        let places: Vec<_> = places.collect();
+        let mut made = home.made.clone();
+        made.extend(places.iter().map(|(_, _, guests)| guests.clone()));
+        if let Err(error) = record(bundle, &made) {
+            log::warn!("no share of the processors for container {id}: {error}");
+            return;
+        }
+        for (hierarchy, folder, guests) in places {
+            if let Err(error) = guests::admit(hierarchy, folder, &guests, thread, cpu) {
+                drop(fs::remove_dir(&guests));
+                log::warn!("no share of the processors for container {id}: {error}");
+            }
+        }
+    }
+
+    /// Puts another thread of a container into the cgroup that [`Self::admit`] made, if it made one: a
+    /// thread is born where the one is that started it, and an exec's was started by none of the
+    /// container's.
+    pub fn enlist(&self, id: &str, thread: u32) {
+        let home = self.lock();
+        for (hierarchy, folder) in home.iter().flat_map(|home| &home.folders) {
+            let guests = guests::folder(hierarchy, folder, id);
+            if let Some(guests) = guests.filter(|guests| guests.is_dir())
+                && let Err(error) = guests::enlist(hierarchy, &guests, thread)
+            {
+                log::warn!("an exec of container {id} does not share its processor time: {error}");
+            }
+        }
+    }
+
+    /// Removes what [`Self::admit`] made, when the threads are gone.
+    pub fn dismiss(&self, id: &str) {
+        let home = self.lock();
+        for (hierarchy, folder) in home.iter().flat_map(|home| &home.folders) {
+            if let Some(guests) = guests::folder(hierarchy, folder, id) {
+                remove(&guests);
+            }
+        }
+    }
+
+    /// Leaves home, for good, and removes what was made of it.
+    pub fn leave(&self) {
+        let Some(home) = self.lock().take() else {
+            return;
+        };
+        if home.made.is_empty() {
+            return;
+        }
+        for file in self.origin.0.get().into_iter().flatten() {
+            if let Err(error) = rustix::io::write(file, b"0") {
+                log::warn!("cannot go back to where the shim came from: {error}");
+            }
+        }
+        home.made.iter().rev().for_each(|folder| remove(folder));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Home>> {
+        // It is set in one piece.
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home {
+    /// Gives a home that was made its shares of the processors.
+    fn weigh(&self, cpu: CpuShare) {
+        for (hierarchy, folder) in &self.folders {
+            if !self.made.contains(folder) {
+                continue;
+            }
+            if let Err(error) = guests::weigh(hierarchy, folder, cpu.shares) {
+                log::warn!("no shares of the processors: {error}");
+            }
+        }
+    }
+}
+
+impl Origin {
+    /// Lets a process that is to be started run where the shim came from. It belongs to no container,
+    /// and what it leaves running must not keep a container's cgroup in use.
+    #[allow(
+        unsafe_code,
+        reason = "only the child itself can move before its program runs"
+    )]
+    pub(crate) fn apply_to(&self, command: &mut Command) {
+        let origin = Arc::clone(&self.0);
+        let leave = move || {
+            for file in origin.get().into_iter().flatten() {
+                // A cgroup that is gone is no reason not to run it.
+                let _ = rustix::io::write(file, b"0");
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only async-signal-safe functions may be called. `leave` reads
+        // memory that was written before the fork and calls write(2); it allocates nothing, takes no
+        // lock, and drops nothing.
+        unsafe { command.pre_exec(leave) };
+    }
+}
+
+/// Makes what is missing of a cgroup in every hierarchy, and moves this process there.
+fn settle(hierarchies: Vec<Hierarchy>, path: &Path, bundle: &Path) -> io::Result<Home> {
+    let folders: Vec<_> = hierarchies
+        .into_iter()
+        .map(|hierarchy| {
+            let folder = hierarchy.mount().join(path);
+            (hierarchy, folder)
+        })
+        .collect();
+    let missing = folders.iter().flat_map(|(hierarchy, folder)| {
+        let above = folder.ancestors().take_while(|up| *up != hierarchy.mount());
+        let mut missing: Vec<PathBuf> = above
+            .filter(|up| !up.exists())
+            .map(Path::to_owned)
+            .collect();
+        missing.reverse();
+        missing
+    });
+    let made: Vec<PathBuf> = missing.collect();
+    if !made.is_empty() {
+        record(bundle, &made)?;
+    }
+    let home = Home {
+        folders,
+        made,
+        shared: false,
+    };
+    let joined = home
+        .folders
+        .iter()
+        .try_for_each(|(hierarchy, folder)| hierarchy.join(folder, std::process::id()));
+    if let Err(error) = joined {
+        home.made.iter().rev().for_each(|folder| remove(folder));
+        return Err(error);
+    }
+    Ok(home)
+}
+
+/// Puts a process into a cgroup that exists, in each hierarchy that has it.
+///
+/// # Errors
+///
+/// When none has it, or it cannot be joined.
+pub fn place(process: u32, path: &str) -> io::Result<()> {
+    let relative = Path::new(path.trim_start_matches('/'));
+    let mut placed = false;
+    for hierarchy in hierarchy::mounted()? {
+        let folder = hierarchy.mount().join(relative);
+        if folder.is_dir() {
+            hierarchy.join(&folder, process)?;
+            placed = true;
+        }
+    }
+    if placed {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no hierarchy has it; make it first",
+        ))
+    }
+}
+
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let named = |error: io::Error| {
+        let told = format!("write {text} to {}: {error}", file.display());
+        io::Error::new(error.kind(), told)
+    };
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).open(file).map_err(named)?;
+    io::Write::write_all(&mut &opened, text.as_bytes()).map_err(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn home(path: &str, group: Option<&str>) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({
+            "ociVersion": "1.1.0",
+            "root": { "path": "rootfs" },
+            "process": { "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["/app.wasm"] },
+            "linux": { "cgroupsPath": path },
+        });
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let plan = wasi_bundles::Plan::new(&bundle).unwrap();
+        home_of(plan.cgroup(), group).map(|path| path.to_string())
+    }
+
+    #[test]
+    fn a_container_of_its_own_decides_for_the_shim() {
+        assert_eq!(home("/default/web", None).unwrap(), "/default/web");
+        assert_eq!(home("", None), None);
+    }
+
+    #[test]
+    fn a_pods_shim_lives_where_its_pause_container_would() {
+        let pod = Some("pod7");
+        assert_eq!(
+            home("/kubepods/podX/web", pod).unwrap(),
+            "/kubepods/podX/pod7"
+        );
+        // The sandbox itself, whose id is the pod's.
+        assert_eq!(
+            home("/kubepods/podX/pod7", pod).unwrap(),
+            "/kubepods/podX/pod7"
+        );
+        assert_eq!(
+            home("kubepods-podX.slice:cri-containerd:web", pod).unwrap(),
+            "/kubepods.slice/kubepods-podX.slice/cri-containerd-pod7.scope"
+        );
+        assert_eq!(home("", pod), None);
+    }
+}
