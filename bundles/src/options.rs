@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::{Bundle, Error, Peer, Preopen};
 
 /// What comes before the name of an option.
-const PREFIX: &str = "io.containerd.wasi.v1.";
+pub const PREFIX: &str = "io.containerd.wasi.v1.";
 
 /// The options of a container. The default is what a bundle without any has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -143,7 +143,9 @@ impl Artifact {
         }
         let call = match &self.code {
             Code::Module(module) => module::link(module, &guest, &mut store)?,
-            Code::Component(component) => component::link(component, &guest, self.engine.settings().asynchronous)?,
+            Code::Component(component) => {
+                component::link(component, &guest, self.engine.settings().asynchronous)?
+            }
         };
         Prepared::new(store, call, interrupter, guest)
     }

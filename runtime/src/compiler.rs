@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
-use wasi_settings::Settings;
+use wasi_settings::{EXIT_ASYNCHRONOUS, Settings};
 
 use crate::Error;
+use crate::component::ASYNCHRONOUS;
 use crate::entry::Digest;
 
 /// How much of the child's complaint is passed on, in bytes.
@@ -89,6 +90,12 @@ impl Compiler {
         let mut report = |elapsed| watch(Progress::Compiling { elapsed, size });
         let reason = match run.wait(self.patience, &mut report).map_err(failed)? {
             Some(status) if status.success() => return Ok(()),
+            Some(status) if status.code() == Some(EXIT_ASYNCHRONOUS.into()) => {
+                return Err(Error::Off {
+                    what: "is a component of WASI 0.3".to_owned(),
+                    option: ASYNCHRONOUS,
+                });
+            }
             Some(status) => reason(status, &run.words()),
             None => format!(
                 "the compiler was stopped after {:?}, which no ordinary module takes",

@@ -26,7 +26,7 @@ const WORLD: [&str; 8] = [
 const TLS: &str = "wasi:tls";
 
 /// What turns on the components that only an asynchronous engine has.
-const ASYNCHRONOUS: &str = "wasi-0.3";
+pub(crate) const ASYNCHRONOUS: &str = "wasi-0.3";
 
 /// Links `component`, to call what `guest` asks for. WASI 0.3 is there on an `asynchronous` engine.
 pub(crate) fn link(
@@ -59,14 +59,14 @@ pub(crate) fn link(
         && let Some(import) = imports.iter().find(|name| package(name) == TLS)
     {
         return Err(Error::Off {
-            import: import.clone(),
+            what: format!("imports {import}"),
             option: "wasi-tls",
         });
     }
     let new = imports.iter().find(|name| is_0_3(name));
     if !asynchronous && let Some(import) = new {
         return Err(Error::Off {
-            import: import.clone(),
+            what: format!("imports {import}"),
             option: ASYNCHRONOUS,
         });
     }
@@ -97,7 +97,10 @@ pub(crate) fn link(
 
 /// Whether an interface is one of WASI 0.3.
 fn is_0_3(name: &str) -> bool {
-    name.starts_with("wasi:") && name.rsplit_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
+    name.starts_with("wasi:")
+        && name
+            .rsplit_once('@')
+            .is_some_and(|(_, version)| version.starts_with("0.3."))
 }
 
 /// The start of a component of WASI 0.3, whatever the last number of its version.
@@ -151,7 +154,9 @@ fn asked(
     asynchronous: bool,
 ) -> Result<ComponentExportIndex, Error> {
     let reason = match find(component, export) {
-        Some((ComponentItem::ComponentFunc(of), index)) if fits(&of, asynchronous) => return Ok(index),
+        Some((ComponentItem::ComponentFunc(of), index)) if fits(&of, asynchronous) => {
+            return Ok(index);
+        }
         Some((ComponentItem::ComponentFunc(_), _)) => {
             "it takes parameters, or what it returns is no exit code".to_owned()
         }

@@ -88,9 +88,16 @@ impl Birth {
         let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
-        let mut guest = guest::guest(plan, process, given, self.stdio, budget);
+        let mut guest = guest::guest(
+            plan,
+            process,
+            rootfs.tree().as_fd(),
+            given,
+            self.stdio,
+            budget,
+        );
         guest.listeners = guest::listeners(plan)?;
-        let prepared = prepare(&entrypoint, &self.programs, guest)?;
+        let prepared = prepare(&entrypoint, &self.programs, plan, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
@@ -131,8 +138,15 @@ impl Joining {
         let (plan, given) = (&place.plan, place.directories.share()?);
         let entrypoint = Entrypoint::resolve(place.tree.as_fd(), &process)
             .map_err(|source| Error::exec(&process.args[0], source))?;
-        let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
-        let prepared = prepare(&entrypoint, &place.programs, guest)?;
+        let guest = guest::guest(
+            plan,
+            &process,
+            place.tree.as_fd(),
+            given,
+            stdio,
+            place.budget.clone(),
+        );
+        let prepared = prepare(&entrypoint, &place.programs, plan, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
         Ok(Made {
@@ -148,10 +162,11 @@ impl Joining {
 fn prepare(
     entrypoint: &Entrypoint,
     programs: &Programs,
+    plan: &Plan,
     mut guest: Guest,
 ) -> Result<Prepared, Error> {
     guest.export.clone_from(&entrypoint.export);
-    let artifact = programs.load(entrypoint)?;
+    let artifact = programs.load(entrypoint, plan.options().wasi_0_3)?;
     artifact.prepare(guest).map_err(|source| Error::Program {
         path: entrypoint.path.clone(),
         source,

@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use wasi_bundles::Entrypoint;
+use wasi_bundles::{Entrypoint, Kind};
 use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Progress};
 
 use crate::{Error, StartError};
@@ -59,6 +59,8 @@ pub struct Programs {
     cache: CacheOptions,
     compiler: PathBuf,
     loaded: OnceLock<(Engine, Cache)>,
+    /// For components of WASI 0.3; made when a container asks for it.
+    asynchronous: OnceLock<Engine>,
 }
 
 impl Programs {
@@ -69,17 +71,24 @@ impl Programs {
             cache,
             compiler: program.with_file_name(COMPILER),
             loaded: OnceLock::new(),
+            asynchronous: OnceLock::new(),
         }
     }
 
-    /// The code of a container's entrypoint. Blocks while it is compiled.
+    /// The code of a container's entrypoint, which may be of WASI 0.3 if `wasi_0_3` says so. Blocks while
+    /// it is compiled.
     ///
     /// # Errors
     ///
     /// [`Error::Program`] when the program is at fault, [`Error::Engine`] or [`Error::Host`] when the
     /// host is.
-    pub fn load(&self, entrypoint: &Entrypoint) -> Result<Artifact, Error> {
+    pub fn load(&self, entrypoint: &Entrypoint, wasi_0_3: bool) -> Result<Artifact, Error> {
         let (engine, cache) = self.engine_and_cache()?;
+        // A module is the same either way, and its code is shared.
+        let engine = match entrypoint.kind {
+            Kind::Component if wasi_0_3 => self.asynchronous()?,
+            Kind::Component | Kind::Module => engine,
+        };
         let loaded = cache
             .load_watched(engine, &entrypoint.file, &mut |progress| {
                 tell(&entrypoint.path, progress);
@@ -105,6 +114,15 @@ impl Programs {
             ),
         }
         Ok(loaded.artifact)
+    }
+
+    /// Two containers that get here at once may both make one; one is kept.
+    fn asynchronous(&self) -> Result<&Engine, Error> {
+        if let Some(engine) = self.asynchronous.get() {
+            return Ok(engine);
+        }
+        let engine = Engine::with_wasi_0_3().map_err(Error::Engine)?;
+        Ok(self.asynchronous.get_or_init(|| engine))
     }
 
     /// Two containers that get here at once may both make them; one pair is kept.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
-use wasi_settings::{MAX_WASM, Settings};
+use wasi_settings::{EXIT_ASYNCHRONOUS, MAX_WASM, Settings};
 use wasmtime::Engine;
 
 /// Address space, in bytes. Cranelift took 0.85 GiB for a 16 MB Ruby; more than this is an attack.
@@ -26,6 +26,8 @@ const MAX_ARTIFACT: u64 = 2 << 30;
 /// Threads of the pool. The allocator reserves 64 MiB of address space for each, so that as many as a
 /// large node has processors would alone go beyond [`MAX_ADDRESS_SPACE`].
 const MAX_THREADS: usize = 16;
+/// wasmparser's words, of each of the component model's features that WASI 0.3 is made of.
+const ASYNCHRONOUS: &str = "requires the component model async";
 /// The uid and gid of `nobody`, who owns nothing.
 const NOBODY: u32 = 65534;
 
@@ -41,7 +43,11 @@ fn main() -> ExitCode {
         Err(reason) => {
             // Nobody is left to tell if stderr is gone; the exit code still says it failed.
             drop(writeln!(std::io::stderr(), "{reason}"));
-            ExitCode::FAILURE
+            if reason.contains(ASYNCHRONOUS) {
+                ExitCode::from(EXIT_ASYNCHRONOUS)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -52,7 +58,8 @@ fn order() -> Result<(String, Settings), String> {
     let digest = args.next();
     let settings = args.next().as_deref().and_then(Settings::from_name);
     digest.zip(settings).ok_or_else(|| {
-        "usage: containerd-shim-wasi-compile SHA256 fence|epoch[-async] < wasm > artifact".to_owned()
+        "usage: containerd-shim-wasi-compile SHA256 fence|epoch[-async] < wasm > artifact"
+            .to_owned()
     })
 }
 
@@ -150,12 +157,6 @@ fn reason(said: &str) -> String {
         return format!(
             "{said}: it is a program with threads (wasi-threads), which this runtime does not run; \
              build it without them"
-        );
-    }
-    // wasmparser's words, of each of the component model's features that WASI 0.3 is made of.
-    if said.contains("requires the component model async") {
-        return format!(
-            "{said}: it is a component of WASI 0.3, which is off; the option wasi-0.3 turns it on"
         );
     }
     said.to_owned()

@@ -12,6 +12,9 @@ pub const WASMTIME_VERSION: &str = "48.0.8";
 /// The largest module compiled, in bytes: ten times the largest in the wild (a CPython is 18 MB).
 pub const MAX_WASM: u64 = 256 << 20;
 
+/// How the compiler exits on a component that takes [`Settings::asynchronous`], and has not got it.
+pub const EXIT_ASYNCHRONOUS: u8 = 3;
+
 /// Raised whenever [`config`] changes, so that entries of older settings are not even looked at.
 const REVISION: u32 = 1;
 

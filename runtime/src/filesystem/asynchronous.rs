@@ -4,8 +4,13 @@
 //! so nothing of the store is held while one waits, and one that the guest gives up leaves nothing in
 //! the table: a detour starts at the descriptor that was given, or at one that stays for its preopen.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use wasmtime::AsContextMut as _;
-use wasmtime::component::{Access, Accessor, FutureReader, HasData, Linker, Resource, StreamReader};
+use wasmtime::component::{
+    Access, Accessor, FutureReader, HasData, Linker, Resource, StreamReader,
+};
 use wasmtime_wasi::filesystem::{
     Descriptor, WasiFilesystem, WasiFilesystemCtxView, WasiFilesystemView as _,
 };
@@ -16,8 +21,11 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
 use super::route::{Last, Route, Start};
-use super::{Place, cause};
+use super::{Place, cause, flows, next_entry, unseekable};
 use crate::host::Host;
+
+#[macro_use]
+mod ask;
 
 /// Puts the functions in place of wasmtime-wasi's.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
@@ -28,7 +36,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 /// What the functions below are on; the data is wasmtime-wasi's.
-struct HasFiles;
+pub(super) struct HasFiles;
 
 impl HasData for HasFiles {
     type Data<'a> = WasiFilesystemCtxView<'a>;
@@ -40,69 +48,13 @@ fn files(host: &mut Host) -> WasiFilesystemCtxView<'_> {
 
 type Files = Accessor<Host, HasFiles>;
 type Fd = Resource<Descriptor>;
-type Streamed<T> = (StreamReader<T>, FutureReader<Result<(), ErrorCode>>);
+/// How a stream ended.
+type Ended = FutureReader<Result<(), ErrorCode>>;
+/// What comes of a descriptor, and how that ended.
+pub(super) type Streamed<T> = (StreamReader<T>, Ended);
 
 /// A path, and the descriptor that it starts at.
 type Way = (Fd, String);
-
-/// Asks wasmtime-wasi with what the guest said, then with the detour, if there is one. What it answers
-/// last, and the place it was asked about.
-macro_rules! ask {
-    ($store:ident, $given:ident, $path:ident, $last:expr,
-        |$files:ident, $fd:ident, $to:ident| $question:expr) => {{
-        let $files = &upstream($store);
-        let first = {
-            let ($fd, $to) = (borrow(&$given), $path.clone());
-            $question.await
-        };
-        match first {
-            Ok(answer) => Ok(answer),
-            Err(error) => match detour($store, &$given, &$path, $last, &error).await? {
-                None => Err((error, place($store, &$given, &$path))),
-                Some(($fd, $to)) => {
-                    let place = place($store, &$fd, &$to);
-                    $question.await.map_err(|error| (error, place))
-                }
-            },
-        }
-    }};
-}
-
-/// What changes something, which may be on a read-only file system.
-macro_rules! change {
-    ($($question:tt)*) => {
-        match ask!($($question)*) {
-            Ok(answer) => Ok(answer),
-            Err((error, place)) => Err(explain(error, vec![place]).await),
-        }
-    };
-}
-
-/// What changes two names.
-macro_rules! change_both {
-    ($store:ident, $from:expr, $to:expr, $name:ident($($before:expr),*)) => {{
-        let (from, to): (Way, Way) = ($from, $to);
-        let upstream = &upstream($store);
-        let first = WasiFilesystem::$name(
-            upstream, borrow(&from.0), $($before,)* from.1.clone(), borrow(&to.0), to.1.clone(),
-        );
-        let Err(error) = first.await else {
-            return Ok(());
-        };
-        let old = detour($store, &from.0, &from.1, Last::Name, &error).await?;
-        let new = detour($store, &to.0, &to.1, Last::Name, &error).await?;
-        let again = old.is_some() || new.is_some();
-        let (old, new) = (old.unwrap_or(from), new.unwrap_or(to));
-        let places = vec![place($store, &old.0, &old.1), place($store, &new.0, &new.1)];
-        if !again {
-            return Err(explain(error, places).await);
-        }
-        match WasiFilesystem::$name(upstream, old.0, $($before,)* old.1, new.0, new.1).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(explain(error, places).await),
-        }
-    }};
-}
 
 /// Functions that take no path.
 macro_rules! forward {
@@ -111,11 +63,19 @@ macro_rules! forward {
             WasiFilesystem::$name(&upstream(store), $($argument),*).await
         })*
     };
-    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
-        $(fn $name(mut store: Access<'_, Host, Self>, $($argument: $type),*) -> wasmtime::Result<$answer> {
-            WasiFilesystem::$name(Access::<_, WasiFilesystem>::new(store.as_context_mut(), files), $($argument),*)
-        })*
-    };
+}
+
+/// What wasmtime-wasi's functions that start streams take.
+fn above<'a>(store: &'a mut Access<'_, Host, HasFiles>) -> Access<'a, Host, WasiFilesystem> {
+    Access::<_, WasiFilesystem>::new(store.as_context_mut(), files)
+}
+
+/// The file that a descriptor is, if that has no positions.
+fn unseekable(store: &mut Access<'_, Host, HasFiles>, fd: &Fd) -> Option<Arc<File>> {
+    match store.get().table.get(fd) {
+        Ok(Descriptor::File(file)) if unseekable::is(&file.file) => Some(file.file.clone()),
+        Ok(Descriptor::File(_) | Descriptor::Dir(_)) | Err(_) => None,
+    }
 }
 
 fn upstream(store: &Files) -> Accessor<Host, WasiFilesystem> {
@@ -213,11 +173,45 @@ impl HostDescriptorWithStore<Host> for HasFiles {
         async is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
         async metadata_hash(fd: Fd) -> FilesystemResult<MetadataHashValue>;
     }
-    forward! {
-        read_via_stream(fd: Fd, offset: Filesize) -> Streamed<u8>;
-        write_via_stream(fd: Fd, data: StreamReader<u8>, offset: Filesize) -> FutureReader<Result<(), ErrorCode>>;
-        append_via_stream(fd: Fd, data: StreamReader<u8>) -> FutureReader<Result<(), ErrorCode>>;
-        read_directory(fd: Fd) -> Streamed<DirectoryEntry>;
+    fn read_directory(
+        mut store: Access<'_, Host, Self>,
+        fd: Fd,
+    ) -> wasmtime::Result<Streamed<DirectoryEntry>> {
+        WasiFilesystem::read_directory(above(&mut store), fd)
+    }
+
+    fn read_via_stream(
+        mut store: Access<'_, Host, Self>,
+        fd: Fd,
+        offset: Filesize,
+    ) -> wasmtime::Result<Streamed<u8>> {
+        if let Some(file) = unseekable(&mut store, &fd) {
+            return flows::read(&mut store, &file);
+        }
+        WasiFilesystem::read_via_stream(above(&mut store), fd, offset)
+    }
+
+    fn write_via_stream(
+        mut store: Access<'_, Host, Self>,
+        fd: Fd,
+        data: StreamReader<u8>,
+        offset: Filesize,
+    ) -> wasmtime::Result<Ended> {
+        if let Some(file) = unseekable(&mut store, &fd) {
+            return flows::write(&mut store, &file, data);
+        }
+        WasiFilesystem::write_via_stream(above(&mut store), fd, data, offset)
+    }
+
+    fn append_via_stream(
+        mut store: Access<'_, Host, Self>,
+        fd: Fd,
+        data: StreamReader<u8>,
+    ) -> wasmtime::Result<Ended> {
+        if let Some(file) = unseekable(&mut store, &fd) {
+            return flows::write(&mut store, &file, data);
+        }
+        WasiFilesystem::append_via_stream(above(&mut store), fd, data)
     }
 
     async fn open_at(
@@ -228,6 +222,11 @@ impl HostDescriptorWithStore<Host> for HasFiles {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FilesystemResult<Fd> {
+        store.with(|mut access| {
+            let host = access.data_mut();
+            next_entry(host.wasi.filesystem().table, host.handles)
+                .ok_or(ErrorCode::InsufficientMemory)
+        })?;
         // A new file takes no link for its name.
         let last = if how.contains(OpenFlags::EXCLUSIVE) {
             Last::Name
@@ -254,7 +253,8 @@ impl HostDescriptorWithStore<Host> for HasFiles {
         let follow = follow | trailing(&path);
         ask!(store, fd, path, follows(follow), |files, fd, path| {
             WasiFilesystem::stat_at(files, fd, follow, path)
-        }).map_err(|(error, _)| error)
+        })
+        .map_err(|(error, _)| error)
     }
 
     async fn metadata_hash_at(
@@ -267,7 +267,7 @@ impl HostDescriptorWithStore<Host> for HasFiles {
         ask!(store, fd, path, follows(follow), |files, fd, path| {
             WasiFilesystem::metadata_hash_at(files, fd, follow, path)
         })
-            .map_err(|(error, _)| error)
+        .map_err(|(error, _)| error)
     }
 
     async fn set_times_at(
@@ -316,7 +316,10 @@ impl HostDescriptorWithStore<Host> for HasFiles {
     ) -> FilesystemResult<()> {
         let place = place(store, &fd, &path).ok_or(ErrorCode::NotDirectory)?;
         let preopens = store.with(|mut access| access.data_mut().preopens.clone());
-        Ok(preopens.symlink(target, place).await.map_err(cause::code_0_3)?)
+        Ok(preopens
+            .symlink(target, place)
+            .await
+            .map_err(cause::code_0_3)?)
     }
 
     async fn link_at(

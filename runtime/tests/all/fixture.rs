@@ -117,7 +117,10 @@ impl Fixture {
     /// The same for a guest of WASI 0.3, on an engine for those.
     pub(crate) fn asynchronous(&self, name: &str) -> Artifact {
         let path = locate::built(&format!("guests/{name}"), "make guests");
-        self.load_on(&Engine::with_wasi_0_3().unwrap(), &std::fs::read(path).unwrap())
+        self.load_on(
+            &Engine::with_wasi_0_3().unwrap(),
+            &std::fs::read(path).unwrap(),
+        )
     }
 
     /// The artifact of a program, on another engine than the fixture's.

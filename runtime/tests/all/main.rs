@@ -29,4 +29,5 @@ mod serve;
 mod sharing;
 mod stdio;
 mod streams;
+mod tls;
 mod wasm;
