@@ -83,12 +83,8 @@ impl Programs {
     /// [`Error::Program`] when the program is at fault, [`Error::Engine`] or [`Error::Host`] when the
     /// host is.
     pub fn load(&self, entrypoint: &Entrypoint, wasi_0_3: bool) -> Result<Artifact, Error> {
-        let (engine, cache) = self.engine_and_cache()?;
-        // A module is the same either way, and its code is shared.
-        let engine = match entrypoint.kind {
-            Kind::Component if wasi_0_3 => self.asynchronous()?,
-            Kind::Component | Kind::Module => engine,
-        };
+        let (_, cache) = self.engine_and_cache()?;
+        let engine = self.engine_for(entrypoint.kind, wasi_0_3)?;
         let loaded = cache
             .load_watched(engine, &entrypoint.file, &mut |progress| {
                 tell(&entrypoint.path, progress);
@@ -116,8 +112,13 @@ impl Programs {
         Ok(loaded.artifact)
     }
 
-    /// Two containers that get here at once may both make one; one is kept.
-    fn asynchronous(&self) -> Result<&Engine, Error> {
+    /// The engine of a program, which may be of WASI 0.3 if `wasi_0_3` says so. Two containers that get
+    /// here at once may both make one; one is kept.
+    pub(crate) fn engine_for(&self, kind: Kind, wasi_0_3: bool) -> Result<&Engine, Error> {
+        // A module is the same either way, and its code is shared.
+        if kind == Kind::Module || !wasi_0_3 {
+            return self.engine_and_cache().map(|(engine, _)| engine);
+        }
         if let Some(engine) = self.asynchronous.get() {
             return Ok(engine);
         }

@@ -2,6 +2,7 @@
 //! stream into one.
 
 use std::fs::File;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -66,7 +67,14 @@ pub(super) fn write(
 ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
     let output = unseekable::output(file)?;
     let (end, ended) = End::new();
-    data.pipe(store.as_context_mut(), Writing { output, end })?;
+    data.pipe(
+        store.as_context_mut(),
+        Writing {
+            output,
+            end,
+            flushing: false,
+        },
+    )?;
     FutureReader::new(store.as_context_mut(), ended)
 }
 
@@ -114,6 +122,33 @@ impl<D> StreamProducer<D> for Reading {
 struct Writing {
     output: Output,
     end: End,
+    /// Whether what was taken is still on its way out.
+    flushing: bool,
+}
+
+impl Writing {
+    /// What was taken has to be out before it counts: the guest may drop its end next.
+    fn flush(&mut self, cx: &mut Context<'_>, finish: bool) -> Poll<StreamResult> {
+        match Pin::new(&mut self.output).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                self.flushing = false;
+                Poll::Ready(StreamResult::Completed)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(self.fail(error)),
+            Poll::Pending => {
+                self.flushing = !finish;
+                if finish {
+                    return Poll::Ready(StreamResult::Cancelled);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) -> StreamResult {
+        self.end.tell(Err(error.into()));
+        StreamResult::Dropped
+    }
 }
 
 impl<D> StreamConsumer<D> for Writing {
@@ -126,26 +161,19 @@ impl<D> StreamConsumer<D> for Writing {
         from: Source<'_, u8>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
+        if self.flushing {
+            return self.flush(cx, finish).map(Ok);
+        }
         let mut from = from.as_direct(store);
         if from.remaining().is_empty() {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        // What was written before has to be out: so what fails is told before more is taken.
-        let polled = Pin::new(&mut self.output).poll_flush(cx);
-        let polled = match polled {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.output).poll_write(cx, from.remaining()),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        };
-        match polled {
+        match Pin::new(&mut self.output).poll_write(cx, from.remaining()) {
             Poll::Ready(Ok(count)) => {
                 from.mark_read(count);
-                Poll::Ready(Ok(StreamResult::Completed))
+                self.flush(cx, finish).map(Ok)
             }
-            Poll::Ready(Err(error)) => {
-                self.end.tell(Err(error.into()));
-                Poll::Ready(Ok(StreamResult::Dropped))
-            }
+            Poll::Ready(Err(error)) => Poll::Ready(Ok(self.fail(error))),
             Poll::Pending if finish => Poll::Ready(Ok(StreamResult::Cancelled)),
             Poll::Pending => Poll::Pending,
         }
