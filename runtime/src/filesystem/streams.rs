@@ -22,11 +22,10 @@ const PIECE: u32 = 64 << 10;
 
 /// What the guest is told of an error of the kernel.
 fn told(error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::WouldBlock => Errno::Again.into(),
-        std::io::ErrorKind::BrokenPipe => Errno::Pipe.into(),
-        _ => Errno::from(ErrorCode::from(error)).into(),
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        return Errno::Again.into();
     }
+    Errno::from(ErrorCode::from(error)).into()
 }
 
 impl Host {
