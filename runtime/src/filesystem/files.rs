@@ -35,7 +35,10 @@ impl Files<'_> {
 
     /// The same for a stream of a file, which has a place where no file has one.
     pub(super) fn has_room_for_stream(&mut self) -> FsResult<()> {
-        let entry = next_entry(self.upstream.table, self.handles + RESERVE / 2);
+        let entry = next_entry(
+            self.upstream.table,
+            self.handles.saturating_add(RESERVE / 2),
+        );
         entry.map(drop).ok_or(ErrorCode::InsufficientMemory.into())
     }
 
