@@ -85,7 +85,7 @@ pub use limits::{CpuLimit, Limits};
 pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
-pub use options::Options;
+pub use options::{Options, PREFIX};
 pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use preopens::Preopen;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::{Bundle, Error, Peer, Preopen};
 
 /// What comes before the name of an option.
-const PREFIX: &str = "io.containerd.wasi.v1.";
+pub const PREFIX: &str = "io.containerd.wasi.v1.";
 
 /// The options of a container. The default is what a bundle without any has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Options {
     pub config: BTreeMap<String, String>,
     /// `wasi-tls`: whether the draft of `wasi:tls` is there.
     pub wasi_tls: bool,
+    /// `wasi-0.3`: whether components of WASI 0.3 run.
+    pub wasi_0_3: bool,
     /// `preopens`: the directories that the guest is given; `None` is the container's root as `/`.
     pub preopens: Option<Vec<Preopen>>,
 }
@@ -57,6 +59,10 @@ const KNOWN: &[(&str, Read)] = &[
     }),
     ("wasi-tls", |options, value| {
         options.wasi_tls = switch(value)?;
+        Ok(())
+    }),
+    ("wasi-0.3", |options, value| {
+        options.wasi_0_3 = switch(value)?;
         Ok(())
     }),
 ];
@@ -248,6 +254,9 @@ mod tests {
         assert!(read(" on ").unwrap().wasi_tls);
         assert!(!read("off").unwrap().wasi_tls);
         assert!(matches!(read("yes"), Err(Error::InvalidOption { .. })));
+        let read = |value| options("io.containerd.wasi.v1.wasi-0.3", value);
+        assert!(read("on").unwrap().wasi_0_3);
+        assert!(!read("off").unwrap().wasi_0_3);
     }
 
     #[test]

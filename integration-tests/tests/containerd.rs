@@ -38,6 +38,7 @@ mod cases {
     pub(crate) mod recovery;
     pub(crate) mod refusals;
     pub(crate) mod stdio;
+    pub(crate) mod tls;
     pub(crate) mod worlds;
 }
 
@@ -60,6 +61,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("hooks", cases::hooks::CASES),
     ("cgroups", cases::cgroups::CASES),
     ("worlds", cases::worlds::CASES),
+    ("tls", cases::tls::CASES),
 ];
 
 /// One version's containerd, started by the first case that asks for it.

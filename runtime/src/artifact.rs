@@ -24,7 +24,7 @@ pub struct Artifact {
 pub(crate) enum Code {
     /// A core module for WASI 0.1.
     Module(Module),
-    /// A component for WASI 0.2.
+    /// A component for WASI 0.2 or 0.3.
     Component(Component),
 }
 
@@ -145,7 +145,9 @@ impl Artifact {
         }
         let call = match &self.code {
             Code::Module(module) => module::link(module, &guest, &mut store)?,
-            Code::Component(component) => component::link(component, &guest)?,
+            Code::Component(component) => {
+                component::link(component, &guest, self.engine.settings().asynchronous)?
+            }
         };
         Prepared::new(store, call, interrupter, guest)
     }

@@ -122,7 +122,7 @@ impl Cache {
         wasm: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
-        if engine.interruption() == Interruption::Fence {
+        if engine.settings().interruption == Interruption::Fence {
             // First, so that the program is what was used last.
             self.landing(engine, watch)?;
         }
@@ -141,7 +141,7 @@ impl Cache {
         file: EntryFile,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Artifact, Error> {
-        let means = match engine.interruption() {
+        let means = match engine.settings().interruption {
             Interruption::Fence => {
                 Means::Fence(Arc::new(Fence::new(code, self.landing(engine, watch)?)))
             }
@@ -263,7 +263,7 @@ impl Cache {
             .map_err(Error::cache(format!("create {temporary}")))?;
         let mut make = || {
             self.compiler
-                .compile(wasm, digest, engine.interruption(), &file, watch)?;
+                .compile(wasm, digest, engine.settings(), &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
                 .map_err(Error::cache(format!("seal {temporary}")))?;
@@ -286,6 +286,6 @@ impl Cache {
 
 /// What the entry of the wasm with this digest is called.
 fn name(engine: &Engine, digest: &Digest) -> String {
-    let fingerprint = wasi_settings::fingerprint(engine.interruption());
+    let fingerprint = wasi_settings::fingerprint(engine.settings());
     format!("{digest}-{fingerprint}")
 }

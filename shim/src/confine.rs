@@ -91,9 +91,16 @@ impl Birth {
         let program = Program::find(rootfs.tree().as_fd(), process, &self.image)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
-        let mut guest = guest::guest(plan, process, given, self.stdio, budget);
+        let mut guest = guest::guest(
+            plan,
+            process,
+            rootfs.tree().as_fd(),
+            given,
+            self.stdio,
+            budget,
+        );
         guest.listeners = guest::listeners(plan)?;
-        let (prepared, layer) = program.prepare(&self.programs, guest)?;
+        let (prepared, layer) = program.prepare(&self.programs, plan, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
@@ -134,8 +141,15 @@ impl Joining {
         place.require_directory(&process)?;
         let (plan, given) = (&place.plan, place.directories.share()?);
         let program = Program::find_again(&place, place.tree.as_fd(), &process)?;
-        let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
-        let (prepared, _) = program.prepare(&place.programs, guest)?;
+        let guest = guest::guest(
+            plan,
+            &process,
+            place.tree.as_fd(),
+            given,
+            stdio,
+            place.budget.clone(),
+        );
+        let (prepared, _) = program.prepare(&place.programs, plan, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
         Ok(Made {

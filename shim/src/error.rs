@@ -311,7 +311,15 @@ impl Error {
     /// The whole text: the failure and its causes.
     #[must_use]
     pub fn text(&self) -> String {
-        with_causes(self)
+        let text = with_causes(self);
+        if let Self::Program {
+            source: wasi_runtime::Error::Off { option, .. },
+            ..
+        } = self
+        {
+            return format!("{text} (annotation {}{option}=on)", wasi_bundles::PREFIX);
+        }
+        text
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use wasi_bundles::{Entrypoint, Error as Fault, Process};
+use wasi_bundles::{Entrypoint, Error as Fault, Plan, Process};
 use wasi_runtime::{Artifact, Guest, Prepared};
 
 use crate::Error;
@@ -126,13 +126,17 @@ impl Program {
     pub fn prepare(
         &self,
         programs: &Programs,
+        plan: &Plan,
         mut guest: Guest,
     ) -> Result<(Prepared, Option<Artifact>), Error> {
         guest.export.clone_from(&self.export);
+        let wasi_0_3 = plan.options().wasi_0_3;
         let (artifact, kept) = match &self.source {
-            Source::File(entrypoint) => (programs.load(&self.path, &entrypoint.file)?, None),
+            Source::File(Entrypoint { file, kind, .. }) => {
+                (programs.load(&self.path, file, *kind, wasi_0_3)?, None)
+            }
             Source::Layer(layer) => {
-                let artifact = programs.load_layer(&self.path, layer)?;
+                let artifact = programs.load_layer(&self.path, layer, wasi_0_3)?;
                 (artifact.clone(), Some(artifact))
             }
             Source::Kept(artifact) => (artifact.clone(), None),
