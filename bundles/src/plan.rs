@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Bundle, Cgroup, Error, Hooks, Limits, Mount, Namespace, Namespaces, Options, Process};
+use crate::{
+    Bundle, Cgroup, Error, Hooks, Limits, Mount, Namespace, Namespaces, Options, Process, Sysctl,
+};
 
 /// Everything needed to run a container, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,7 @@ pub struct Plan {
     namespaces: Namespaces,
     hostname: Option<String>,
     domainname: Option<String>,
+    sysctls: Vec<Sysctl>,
     process: Process,
     limits: Limits,
     cgroup: Cgroup,
@@ -70,6 +73,11 @@ impl Plan {
             readonly: paths(linux.and_then(|linux| linux.readonly_paths().as_ref())),
             hostname: uts_name("hostname", spec.hostname(), &namespaces.uts, &config)?,
             domainname: uts_name("domainname", spec.domainname(), &namespaces.uts, &config)?,
+            sysctls: Sysctl::list(
+                linux.and_then(|linux| linux.sysctl().as_ref()),
+                &namespaces,
+                &config,
+            )?,
             namespaces,
             process: Process::new(process, &config)?,
             limits: Limits::new(resources, &config)?,
@@ -113,6 +121,11 @@ impl Plan {
     /// The NIS domain name to set. Only there if the UTS namespace is [`Namespace::New`].
     pub fn domainname(&self) -> Option<&str> {
         self.domainname.as_deref()
+    }
+
+    /// Kernel parameters to set in its namespaces, in this order.
+    pub fn sysctls(&self) -> &[Sysctl] {
+        &self.sysctls
     }
 
     /// What to run.

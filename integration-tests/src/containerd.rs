@@ -26,6 +26,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::configuration::Configuration;
+use crate::cri::Cri;
 use crate::events::{Events, Subscription};
 use crate::image::Image;
 use crate::invocation::{Invocation, ends_within};
@@ -41,6 +42,8 @@ use crate::version::Version;
 pub struct Containerd {
     configuration: Configuration,
     namespace: String,
+    /// What nobody else on this machine calls anything.
+    tag: String,
     child: Child,
     subscription: Option<Subscription>,
     imported: Mutex<BTreeSet<String>>,
@@ -78,7 +81,13 @@ impl Containerd {
             .replace("ctd-", "");
         let child = configuration.spawn(path)?;
         let mut containerd = Self {
-            namespace: format!("wasi-test-{suffix}"),
+            // Kubernetes has one for all that it runs.
+            namespace: if configuration.is_node() {
+                "k8s.io".to_owned()
+            } else {
+                format!("wasi-test-{suffix}")
+            },
+            tag: format!("wasi-test-{suffix}"),
             configuration,
             child,
             subscription: None,
@@ -109,6 +118,12 @@ impl Containerd {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// A name of its own: the first cgroup of everything that it runs.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// Its process.
@@ -322,11 +337,11 @@ impl Containerd {
         self.subscription = None;
         let ended = ended.and(self.end_daemon());
         for process in Process::all() {
-            if process.is_in_cgroup(&self.namespace) || process.is_about(&folder) {
+            if process.is_in_cgroup(&self.tag) || process.is_about(&folder) {
                 process.signal(Signal::KILL);
             }
         }
-        let swept = leftovers::sweep(&folder, &self.namespace);
+        let swept = leftovers::sweep(&folder, &self.namespace, &self.tag);
         if let Some(owner) = self.folder.take() {
             if self.keep.load(Ordering::Relaxed) || std::thread::panicking() {
                 drop(owner.keep());
@@ -347,6 +362,9 @@ impl Containerd {
             .is_none()
         {
             bail!("containerd {} is not running", self.configuration.version());
+        }
+        if self.configuration.is_node() {
+            Cri::connect(self)?.remove_all()?;
         }
         let listed = self.ctr(["containers", "list", "--quiet"]).success()?;
         for id in listed.stdout.split_whitespace() {

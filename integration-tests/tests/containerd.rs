@@ -32,6 +32,7 @@ mod cases {
     pub(crate) mod isolation;
     pub(crate) mod limits;
     pub(crate) mod metrics;
+    pub(crate) mod pods;
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
@@ -58,9 +59,13 @@ const MODULES: &[(&str, &[Case])] = &[
     ("worlds", cases::worlds::CASES),
 ];
 
+/// Those that need Kubernetes' interface.
+const NODE_MODULES: &[(&str, &[Case])] = &[("pods", cases::pods::CASES)];
+
 /// One version's containerd, started by the first case that asks for it.
 struct Daemon {
     version: Version,
+    is_node: bool,
     started: Mutex<Option<Result<Arc<Containerd>, String>>>,
 }
 
@@ -68,7 +73,14 @@ impl Daemon {
     fn get(&self) -> Result<Arc<Containerd>> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let started = started.get_or_insert_with(|| {
-            Containerd::start(&self.version)
+            let configuration = Containerd::builder(&self.version);
+            let configuration = if self.is_node {
+                configuration.node()
+            } else {
+                configuration
+            };
+            configuration
+                .start()
                 .map(Arc::new)
                 .map_err(|error| format!("{error:#}"))
         });
@@ -99,10 +111,13 @@ fn main() -> Result<ExitCode> {
     let before = Leftovers::snapshot();
     let daemons: Vec<_> = Version::found()?
         .into_iter()
-        .map(|version| {
-            Arc::new(Daemon {
-                version,
-                started: Mutex::new(None),
+        .flat_map(|version| {
+            [false, true].map(|is_node| {
+                Arc::new(Daemon {
+                    version: version.clone(),
+                    is_node,
+                    started: Mutex::new(None),
+                })
             })
         })
         .collect();
@@ -112,7 +127,12 @@ fn main() -> Result<ExitCode> {
                 .iter()
                 .map(move |&(sentence, case)| trial(daemon, module, sentence, case))
         };
-        MODULES.iter().flat_map(of_module)
+        let modules = if daemon.is_node {
+            NODE_MODULES
+        } else {
+            MODULES
+        };
+        modules.iter().flat_map(of_module)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let mut ended = Ok(());

@@ -10,10 +10,13 @@
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
 //!
+//! The sandbox of a pod has one, too, with nothing to run on it ([`Holder`]).
+//!
 //! An exec has a thread of its own, which does the same but for the first steps: it joins the
 //! [`Place`] that the container's made.
 
 mod checkpoint;
+mod holder;
 mod thread;
 
 use std::os::fd::AsFd;
@@ -24,6 +27,7 @@ use wasi_bundles::{Entrypoint, Mount, Plan, Process};
 use wasi_runtime::{Budget, Guest, Prepared};
 
 pub use self::checkpoint::Checkpoint;
+pub use self::holder::Holder;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};
@@ -104,12 +108,7 @@ impl Birth {
             programs: self.programs,
             budget: self.budget,
         });
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool))
     }
 }
 
@@ -135,12 +134,7 @@ impl Joining {
         let prepared = prepare(&entrypoint, &place.programs, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool))
     }
 }
 

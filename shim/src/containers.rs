@@ -18,7 +18,7 @@ use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
 use crate::allowance::Allowance;
-use crate::confine::Birth;
+use crate::confine::{Birth, Holder};
 use crate::container::{About, Container};
 use crate::events::{Publisher, timestamp};
 use crate::hooks::ContainerHooks;
@@ -130,24 +130,28 @@ impl Containers {
         let allowance = Allowance::new(*plan.limits())?;
         let cgroup = plan.cgroup().clone();
         let (checkpoint, hooked) = hooks.create();
-        let birth = Birth {
-            plan,
-            layers,
-            stdio,
-            programs: Arc::clone(&self.programs),
-            checkpoint,
-            budget: allowance.budget().clone(),
+        let id = creation.id.as_str();
+        let delivery = async {
+            if bundle.is_sandbox() {
+                return Holder { plan, checkpoint }.deliver(id).await;
+            }
+            let birth = Birth {
+                plan,
+                layers,
+                stdio,
+                programs: Arc::clone(&self.programs),
+                checkpoint,
+                budget: allowance.budget().clone(),
+            };
+            birth.deliver(id).await
         };
-        let (joined, thread, hooked) = tokio::join!(
-            self.placement.join(&bundle, &cgroup),
-            birth.deliver(&creation.id),
-            async {
+        let (joined, thread, hooked) =
+            tokio::join!(self.placement.join(&bundle, &cgroup), delivery, async {
                 tokio::select! {
                     hooked = hooked => hooked,
                     () = reservation.given_up.notified() => Ok(()),
                 }
-            }
-        );
+            });
         // A hook that failed is why there is no thread.
         let thread = match (hooked, joined, thread) {
             (Ok(()), Ok(()), Ok(thread)) => thread,
