@@ -48,6 +48,22 @@ pub enum NotWasm {
     Unknown,
 }
 
+impl NotWasm {
+    /// Whether Linux may be able to run it.
+    #[must_use]
+    pub fn is_for_linux(self) -> bool {
+        match self {
+            Self::Elf | Self::Script => true,
+            Self::Precompiled
+            | Self::WasmVersion(_)
+            | Self::Empty
+            | Self::Gzip
+            | Self::TextFormat
+            | Self::Unknown => false,
+        }
+    }
+}
+
 impl Kind {
     /// How much of a file [`Kind::of`] wants to see, in bytes. 8 decide between wasm and not; the rest
     /// lets it look for the text format behind leading white space.

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStats, ContainerStatsRequest,
     ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest,
-    ExecSyncResponse, ImageSpec, KeyValue, LinuxContainerConfig, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    ExecSyncResponse, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus, PodSandboxStatusRequest,
+    RemoveContainerRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
 };
 
 use crate::cri::Cri;
@@ -191,10 +191,27 @@ impl<'a> Pod<'a> {
                     ..ImageSpec::default()
                 }),
                 log_path: format!("{name}.log"),
-                linux: Some(LinuxContainerConfig::default()),
+                linux: Some(LinuxContainerConfig {
+                    security_context: Some(LinuxContainerSecurityContext {
+                        namespace_options: Some(NamespaceOption {
+                            network: self.network().into(),
+                            pid: NamespaceMode::Container.into(),
+                            ..NamespaceOption::default()
+                        }),
+                        ..LinuxContainerSecurityContext::default()
+                    }),
+                    ..LinuxContainerConfig::default()
+                }),
                 ..ContainerConfig::default()
             },
         }
+    }
+
+    fn network(&self) -> NamespaceMode {
+        let linux = self.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        let options = context.and_then(|context| context.namespace_options.as_ref());
+        options.map_or(NamespaceMode::Pod, NamespaceOption::network)
     }
 
     /// Stops it with its containers, and removes it.

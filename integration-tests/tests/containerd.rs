@@ -31,7 +31,9 @@ mod cases {
     pub(crate) mod identity;
     pub(crate) mod isolation;
     pub(crate) mod limits;
+    pub(crate) mod linux;
     pub(crate) mod metrics;
+    pub(crate) mod mixed;
     pub(crate) mod pods;
     pub(crate) mod programs;
     pub(crate) mod recovery;
@@ -51,6 +53,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
+    ("linux", cases::linux::CASES),
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),
@@ -60,7 +63,8 @@ const MODULES: &[(&str, &[Case])] = &[
 ];
 
 /// Those that need Kubernetes' interface.
-const NODE_MODULES: &[(&str, &[Case])] = &[("pods", cases::pods::CASES)];
+const NODE_MODULES: &[(&str, &[Case])] =
+    &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
 
 /// One version's containerd, started by the first case that asks for it.
 struct Daemon {

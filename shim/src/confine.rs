@@ -6,7 +6,7 @@
 //! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
 //!
 //! ```text
-//! namespaces ─► mounts ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
+//! namespaces ─► mounts ─► gate ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
 //!
@@ -19,14 +19,14 @@ mod checkpoint;
 mod holder;
 mod thread;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use wasi_bundles::{Entrypoint, Mount, Plan, Process};
 use wasi_runtime::{Budget, Guest, Prepared};
 
-pub use self::checkpoint::Checkpoint;
+pub use self::checkpoint::{Asked, Checkpoint, Gate};
 pub use self::holder::Holder;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
@@ -49,8 +49,8 @@ pub struct Birth {
     pub plan: Plan,
     /// containerd's mounts for the root file system.
     pub layers: Vec<Mount>,
-    /// The guest's streams.
-    pub stdio: GuestStdio,
+    /// Where it gets the guest's streams.
+    pub gate: Gate,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
     /// Where it waits for its hooks; not at all if it has none.
@@ -84,15 +84,21 @@ impl Birth {
     fn make(self) -> Result<Made, Error> {
         namespaces::enter(&self.plan)?;
         let namespaces = Handles::of_this_thread()?;
-        let rootfs = Rootfs::mount(&self.plan, &self.layers, || match self.checkpoint {
-            None => Ok(()),
-            Some(checkpoint) => checkpoint.pass(),
-        })?;
         let (plan, process) = (&self.plan, self.plan.process());
+        let mut stdio = None;
+        let rootfs = Rootfs::mount(plan, &self.layers, |tree| {
+            require_not_for_linux(tree, process)?;
+            stdio = Some(self.gate.pass()?);
+            match self.checkpoint {
+                None => Ok(()),
+                Some(checkpoint) => checkpoint.pass(),
+            }
+        })?;
+        let stdio = stdio.expect("who mounts calls back");
         let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
-        let mut guest = guest::guest(plan, process, given, self.stdio, budget);
+        let mut guest = guest::guest(plan, process, given, stdio, budget);
         guest.listeners = guest::listeners(plan)?;
         let prepared = prepare(&entrypoint, &self.programs, guest)?;
         rootfs.enter()?;
@@ -135,6 +141,17 @@ impl Joining {
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
         Ok(Made::guest(place, prepared, runtime, pool))
+    }
+}
+
+/// Before anything is done for it: a Linux container is the business of another shim. Whatever else is
+/// wrong with the program is found when it is loaded; a hook may bring it.
+fn require_not_for_linux(tree: BorrowedFd<'_>, process: &Process) -> Result<(), Error> {
+    match Entrypoint::resolve(tree, process) {
+        Err(error @ wasi_bundles::Error::NotWasm { what, .. }) if what.is_for_linux() => {
+            Err(Error::LinuxProgram(error))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

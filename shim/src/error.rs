@@ -35,6 +35,17 @@ pub enum Error {
         /// What it is instead.
         refusal: Refusal,
     },
+    /// A program that is not for this shim but for that of Linux containers. No client sees this.
+    #[error(transparent)]
+    LinuxProgram(wasi_bundles::Error),
+    /// What the shim of Linux containers says.
+    #[error("{text}")]
+    Linux {
+        /// Its code.
+        code: Code,
+        /// Its words.
+        text: String,
+    },
     /// Something this shim does not do.
     #[error("{0} is not supported by io.containerd.wasi.v1")]
     Unimplemented(String),
@@ -252,9 +263,11 @@ impl Error {
                 Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
             },
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
+            Self::Linux { code, .. } => *code,
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
             Self::Bundle(_)
+            | Self::LinuxProgram(_)
             | Self::Rootfs { .. }
             | Self::MountSource { .. }
             | Self::Resources { .. }

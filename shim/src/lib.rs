@@ -36,6 +36,7 @@ pub mod process;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;
+pub mod runc;
 pub mod serve;
 pub mod services;
 pub mod socket;

@@ -30,6 +30,7 @@ use crate::lifecycle::Signal;
 use crate::oom_score::OomScore;
 use crate::placement::Placement;
 use crate::programs::Programs;
+use crate::runc::LinuxContainers;
 use crate::services::task::TaskService;
 use crate::socket::{Claim, EXPECTED};
 use crate::{events, logger};
@@ -96,7 +97,8 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         Cgroups::default()
     };
     let placement = Placement::new(cgroups.clone(), oom_score);
-    let containers = Containers::new(programs, publisher, placement);
+    let linux = LinuxContainers::new(inheritance.linux, publisher.clone());
+    let containers = Containers::new(programs, publisher, placement, linux);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
@@ -174,7 +176,8 @@ async fn end_all(containers: &Containers) {
             drop(container.init().exited().await);
         });
     }
-    if timeout(ENDS, ends.join_all()).await.is_err() {
+    let ended = async { tokio::join!(ends.join_all(), containers.end_linux()) };
+    if timeout(ENDS, ended).await.is_err() {
         log::error!("a container does not end; it ends with the shim, and its exit is lost");
     }
 }

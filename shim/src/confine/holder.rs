@@ -2,8 +2,8 @@
 //! namespaces that the pod's containers join, their host name and their kernel parameters, and its id is
 //! the pid whose `/proc/<pid>/ns/*` CRI, CNI and NRI look at. It mounts nothing and runs nothing.
 
-use super::Checkpoint;
 use super::thread::{Made, Parked, deliver};
+use super::{Checkpoint, Gate};
 use crate::{Error, namespaces};
 use wasi_bundles::Plan;
 
@@ -12,6 +12,8 @@ use wasi_bundles::Plan;
 pub struct Holder {
     /// Which namespaces, and what is set in them.
     pub plan: Plan,
+    /// Where it says that it is on its way.
+    pub gate: Gate,
     /// Where it waits for its hooks; not at all if it has none.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -25,6 +27,8 @@ impl Holder {
     pub async fn deliver(self, id: &str) -> Result<Parked, Error> {
         deliver(id, move || {
             namespaces::hold(&self.plan)?;
+            // It has nothing to say on streams.
+            drop(self.gate.pass()?);
             match self.checkpoint {
                 None => {}
                 Some(checkpoint) => checkpoint.pass()?,
