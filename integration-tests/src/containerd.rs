@@ -26,7 +26,6 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::configuration::Configuration;
-use crate::cri::Cri;
 use crate::events::{Events, Subscription};
 use crate::image::Image;
 use crate::invocation::{Invocation, ends_within};
@@ -106,6 +105,10 @@ impl Containerd {
     #[must_use]
     pub fn builder(version: &Version) -> Configuration {
         Configuration::new(version)
+    }
+
+    pub(crate) fn is_node(&self) -> bool {
+        self.configuration.is_node()
     }
 
     /// Its version.
@@ -333,7 +336,7 @@ impl Containerd {
         else {
             return Ok(());
         };
-        let ended = self.end_containers();
+        let ended = leftovers::end_containers(self);
         self.subscription = None;
         let ended = ended.and(self.end_daemon());
         for process in Process::all() {
@@ -352,34 +355,6 @@ impl Containerd {
             }
         }
         ended.and(swept)
-    }
-
-    /// Ends what tests left, through the front door, so that shims and snapshots go as they should.
-    fn end_containers(&self) -> Result<()> {
-        if i32::try_from(self.child.id())
-            .ok()
-            .and_then(Process::look)
-            .is_none()
-        {
-            bail!("containerd {} is not running", self.configuration.version());
-        }
-        if self.configuration.is_node() {
-            Cri::connect(self)?.remove_all()?;
-        }
-        let listed = self.ctr(["containers", "list", "--quiet"]).success()?;
-        for id in listed.stdout.split_whitespace() {
-            let task = self.task(id);
-            if task.status()?.is_some() {
-                // Whatever refuses is ended by signal below, and reported as a leftover if not even that helps.
-                drop(
-                    self.ctr(["task", "delete", "--force", id])
-                        .patience(Duration::from_secs(10))
-                        .output(),
-                );
-            }
-            drop(self.ctr(["container", "delete", id]).output()?);
-        }
-        Ok(())
     }
 }
 

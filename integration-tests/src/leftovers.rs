@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::containerd::Containerd;
+use crate::cri::Cri;
 use crate::poll;
 use crate::processes::Process;
 
@@ -110,6 +112,37 @@ fn network_namespaces(things: &mut BTreeMap<String, String>) {
             }
         }
     }
+}
+
+/// Ends what tests left, through the front door, so that shims and snapshots go as they should.
+pub(crate) fn end_containers(containerd: &Containerd) -> Result<()> {
+    if i32::try_from(containerd.pid())
+        .ok()
+        .and_then(Process::look)
+        .is_none()
+    {
+        anyhow::bail!("containerd {} is not running", containerd.version());
+    }
+    if containerd.is_node() {
+        Cri::connect(containerd)?.remove_all()?;
+    }
+    let listed = containerd
+        .ctr(["containers", "list", "--quiet"])
+        .success()?;
+    for id in listed.stdout.split_whitespace() {
+        let task = containerd.task(id);
+        if task.status()?.is_some() {
+            // Whatever refuses is ended by signal below, and reported as a leftover if not even that helps.
+            drop(
+                containerd
+                    .ctr(["task", "delete", "--force", id])
+                    .patience(Duration::from_secs(10))
+                    .output(),
+            );
+        }
+        drop(containerd.ctr(["container", "delete", id]).output()?);
+    }
+    Ok(())
 }
 
 /// Removes what a private containerd has outside of its folder, and the mounts inside: runc's state of its

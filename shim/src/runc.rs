@@ -11,12 +11,14 @@ pub mod container;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci::Options;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use tokio::sync::Mutex;
+use tokio::time::sleep_until;
 use wasi_bundles::Bundle;
 
 use self::child::{Child, Origin};
@@ -24,6 +26,9 @@ use self::container::LinuxContainer;
 use crate::Error;
 use crate::events::Publisher;
 
+/// How long the child stays after its last container: told to go, it drops the event of that one's deletion
+/// if it has not sent it yet (containerd 2.1). Another container may come meanwhile, too.
+const LINGER: Duration = Duration::from_millis(500);
 /// The only options that the child takes; it ends at any others.
 const OPTIONS: &str = "containerd.runc.v1.Options";
 
@@ -40,6 +45,8 @@ struct Used {
     child: Arc<Child>,
     /// Containers that are in it, or on their way.
     by: usize,
+    /// When the last one went.
+    idle: Instant,
 }
 
 impl LinuxContainers {
@@ -72,12 +79,13 @@ impl LinuxContainers {
             Ok(created) => created.pid,
             Err(error) => {
                 self.release(&child).await;
-                return Err(match error {
-                    ttrpc::Error::RpcStatus(status) => Error::Linux {
+                return Err(if let ttrpc::Error::RpcStatus(status) = error {
+                    Error::Linux {
                         code: status.code(),
                         text: status.message,
-                    },
-                    error => Error::host("run a Linux container")(std::io::Error::other(error)),
+                    }
+                } else {
+                    Error::host("run a Linux container")(std::io::Error::other(error))
                 });
             }
         };
@@ -95,7 +103,8 @@ impl LinuxContainers {
 
     /// The shim goes: the child goes before it.
     pub async fn end(&self) {
-        if let Some(Used { child, .. }) = self.child.lock().await.take() {
+        if let Some(Used { child, idle, .. }) = self.child.lock().await.take() {
+            sleep_until((idle + LINGER).into()).await;
             child.end().await;
         }
     }
@@ -112,22 +121,32 @@ impl LinuxContainers {
         *current = Some(Used {
             child: Arc::clone(&child),
             by: 1,
+            idle: Instant::now(),
         });
         Ok(child)
     }
 
     async fn release(&self, child: &Arc<Child>) {
+        let mut current = self.child.lock().await;
+        // One that died was replaced, and its containers do not count.
+        if let Some(used) = &mut *current
+            && Arc::ptr_eq(&used.child, child)
+        {
+            used.by -= 1;
+            used.idle = Instant::now();
+            if used.by == 0 {
+                tokio::spawn(self.clone().end_idle(used.idle));
+            }
+        }
+    }
+
+    /// Ends the child, if nothing has happened since `idle`.
+    async fn end_idle(self, idle: Instant) {
+        sleep_until((idle + LINGER).into()).await;
         // Held until it is gone: the next one is started after that.
         let mut current = self.child.lock().await;
-        let Some(used) = &mut *current else { return };
-        // One that died was replaced, and its containers do not count.
-        if !Arc::ptr_eq(&used.child, child) {
-            return;
-        }
-        used.by -= 1;
-        if used.by == 0 {
-            *current = None;
-            child.end().await;
+        if let Some(used) = current.take_if(|used| used.by == 0 && used.idle == idle) {
+            used.child.end().await;
         }
     }
 }

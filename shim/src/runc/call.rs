@@ -109,7 +109,7 @@ mod tests {
 
     /// A shim that is a script.
     fn call(folder: &Path, script: &str) -> Call {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let program = folder.join(PROGRAM);
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();

@@ -15,6 +15,7 @@ use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::shim_async::Client;
 use protobuf::{Message, MessageDyn};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -25,8 +26,10 @@ use super::call::Call;
 use crate::Error;
 use crate::recover::ShimRecord;
 
+/// What a child listens on, a path a line, in its folder.
+const SOCKETS: &str = "sockets";
 /// For an answer to Shutdown, and then for it to go.
-const END: Duration = Duration::from_secs(2);
+const END: Duration = Duration::from_millis(700);
 
 /// What the daemon knows of itself that its child is made from.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +58,8 @@ pub struct Child {
     id: String,
     client: Client,
     service: &'static str,
-    socket: PathBuf,
+    /// That of its service is the first.
+    sockets: Vec<PathBuf>,
     /// Nothing is ever said on it; it ends when the child does.
     line: UnixStream,
     record: Option<ShimRecord>,
@@ -64,7 +68,7 @@ pub struct Child {
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Child")
-            .field("socket", &self.socket)
+            .field("sockets", &self.sockets)
             .finish_non_exhaustive()
     }
 }
@@ -87,15 +91,14 @@ impl Child {
         let (origin, id) = (origin.clone(), format!("{}-wasi", origin.group));
         let name = id.clone();
         let started = spawn_blocking(move || launch(&origin, &name)).await;
-        let (folder, (address, version)) = match started {
+        let (folder, sockets, version) = match started {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => return Err(failed(error)),
             Err(_) => return Err(Error::Panicked),
         };
-        let socket = PathBuf::from(address.trim_start_matches("unix://"));
         let connected = (
-            UnixStream::connect(&socket).await,
-            UnixStream::connect(&socket).await,
+            UnixStream::connect(&sockets[0]).await,
+            UnixStream::connect(&sockets[0]).await,
         );
         let (stream, line) = match connected {
             (Ok(stream), Ok(line)) => (stream, line),
@@ -109,7 +112,7 @@ impl Child {
             } else {
                 "containerd.task.v3.Task"
             },
-            socket,
+            sockets,
             line,
             record: None,
         };
@@ -163,7 +166,7 @@ impl Child {
     /// Whether nobody listens on its socket any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(&self.socket).is_err()
+        std::os::unix::net::UnixStream::connect(&self.sockets[0]).is_err()
     }
 
     /// Waits until it is gone.
@@ -186,8 +189,8 @@ impl Child {
         };
         // With containers left it stays, and is killed.
         drop(timeout(END, self.ask::<api::Empty>("Shutdown", &request)).await);
-        let (record, socket) = (self.record.clone(), self.socket.clone());
-        let ended = spawn_blocking(move || end(record.as_ref(), &socket)).await;
+        let (record, sockets) = (self.record.clone(), self.sockets.clone());
+        let ended = spawn_blocking(move || end(record.as_ref(), &sockets)).await;
         if let Ok(Err(error)) = ended {
             log::warn!("the shim of Linux containers does not go: {error}");
         }
@@ -201,25 +204,41 @@ impl Child {
 /// When it does not end.
 pub fn end_orphan(bundle: &Path) -> io::Result<()> {
     let folder = Origin::folder(bundle);
-    let Ok(address) = fs::read_to_string(folder.join("address")) else {
+    let Ok(sockets) = fs::read_to_string(folder.join(SOCKETS)) else {
         return Ok(());
     };
-    let socket = PathBuf::from(address.trim().trim_start_matches("unix://"));
-    end(ShimRecord::read(&folder).as_ref(), &socket)
+    let sockets: Vec<_> = sockets.lines().map(PathBuf::from).collect();
+    end(ShimRecord::read(&folder).as_ref(), &sockets)
 }
 
-fn end(record: Option<&ShimRecord>, socket: &Path) -> io::Result<()> {
+fn end(record: Option<&ShimRecord>, sockets: &[PathBuf]) -> io::Result<()> {
     if let Some(record) = record {
         record.end(Instant::now() + END)?;
     }
-    match fs::remove_file(socket) {
+    // One that was killed has left them.
+    let remove = |socket: &PathBuf| match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
-    }
+    };
+    sockets.iter().try_for_each(remove)
+}
+
+/// The sockets of a child that answered with `address`: it has another one when it logs in detail, for
+/// profiles, named as containerd names sockets (`pkg/shim/util_unix.go`).
+fn sockets(origin: &Origin, id: &str, address: &str) -> Vec<PathBuf> {
+    let socket = PathBuf::from(address.trim_start_matches("unix://"));
+    let Call {
+        namespace, address, ..
+    } = &origin.call;
+    let key = Path::new(address).join(namespace).join(id).join("debug");
+    let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let debug = socket.with_file_name(name);
+    vec![socket, debug]
 }
 
 /// Makes its folder, runs its `start` there, and returns where it listens, for which version of the API.
-fn launch(origin: &Origin, id: &str) -> io::Result<(PathBuf, (String, i32))> {
+fn launch(origin: &Origin, id: &str) -> io::Result<(PathBuf, Vec<PathBuf>, i32)> {
     let folder = Origin::folder(&origin.bundle);
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -245,9 +264,13 @@ fn launch(origin: &Origin, id: &str) -> io::Result<(PathBuf, (String, i32))> {
         Some(params) => start(&params).or_else(|_| start(b""))?,
         None => start(b"")?,
     };
-    let reply = reply(&said)?;
-    fs::write(folder.join("address"), &reply.0)?;
-    Ok((folder, reply))
+    let (address, version) = reply(&said)?;
+    let sockets = sockets(origin, id, &address);
+    let listed = sockets
+        .iter()
+        .map(|socket| format!("{}\n", socket.display()));
+    fs::write(folder.join(SOCKETS), listed.collect::<String>())?;
+    Ok((folder, sockets, version))
 }
 
 /// What containerd said, as if it was said to the child.

@@ -57,12 +57,13 @@ impl MethodHandler for Routed {
             container.forward(request).await
         };
         Ok(answer.unwrap_or_else(|error| {
-            Response::init_status(match error {
-                ttrpc::Error::RpcStatus(status) => status,
-                error => ttrpc::get_status(
+            Response::init_status(if let ttrpc::Error::RpcStatus(status) = error {
+                status
+            } else {
+                ttrpc::get_status(
                     Code::UNAVAILABLE,
                     format!("the shim of Linux containers does not answer: {error}"),
-                ),
+                )
             })
         }))
     }
