@@ -2,7 +2,8 @@
 //!
 //! Content comes first. `\0asm` is wasm whatever anybody says, and a file that Linux executes (ELF, `#!`) is
 //! Linux's: crun's annotations are a pod's, and the sidecars in it carry them, too (crun #829). Annotations
-//! decide where content does not: of a file that is neither, they say whose mistake it is.
+//! decide where content does not: of a file that is neither, they say whose mistake it is, and so does a
+//! name that ends in `.wasm` or `.wat`.
 //!
 //! | annotation | crun takes the container for wasm |
 //! |---|---|
@@ -47,7 +48,7 @@ pub enum Claim {
     /// Nobody has said a thing.
     #[default]
     None,
-    /// An annotation says so.
+    /// An annotation says so, or the program's name.
     Wasm,
 }
 
@@ -71,7 +72,7 @@ impl Claim {
             Some("compat-smart") => looks_so,
             Some(_) | None => false,
         };
-        if handler || variant {
+        if handler || variant || looks_so {
             Self::Wasm
         } else {
             Self::None
@@ -122,12 +123,13 @@ mod tests {
             (HANDLER, "wasm-smart", "/app", Claim::None),
             (HANDLER, "wasmtime", "/app", Claim::Wasm),
             (HANDLER, "wasmedge", "/app", Claim::Wasm),
-            (HANDLER, "krun", "/app.wasm", Claim::None),
+            (HANDLER, "krun", "/app", Claim::None),
             (VARIANT, "compat", "/app", Claim::Wasm),
             (VARIANT, "compat-smart", "/app.wasm", Claim::Wasm),
             (VARIANT, "compat-smart", "/app", Claim::None),
-            (VARIANT, "other", "/app.wasm", Claim::None),
-            ("other", "wasm", "/app.wasm", Claim::None),
+            (VARIANT, "other", "/app", Claim::None),
+            ("other", "wasm", "/app", Claim::None),
+            ("other", "wasm", "/app.wasm", Claim::Wasm),
         ] {
             assert_eq!(
                 claim(&[(key, value)], program),
@@ -135,7 +137,12 @@ mod tests {
                 "{key}={value} {program}"
             );
         }
-        assert_eq!(Claim::of(None, "/app.wasm"), Claim::None);
+        assert_eq!(Claim::of(None, "/app"), Claim::None);
+        assert_eq!(
+            Claim::of(None, "/app.wasm"),
+            Claim::Wasm,
+            "its name says it"
+        );
     }
 
     #[test]

@@ -69,6 +69,7 @@ mod peer;
 mod plan;
 mod preopens;
 mod process;
+mod sysctls;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wasm;
@@ -90,4 +91,5 @@ pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use preopens::Preopen;
 pub use process::{ConsoleSize, Process, User};
+pub use sysctls::Sysctl;
 pub use wasm::{Kind, NotWasm};

@@ -32,8 +32,11 @@ mod cases {
     pub(crate) mod images;
     pub(crate) mod isolation;
     pub(crate) mod limits;
+    pub(crate) mod linux;
     pub(crate) mod metrics;
+    pub(crate) mod mixed;
     pub(crate) mod packing;
+    pub(crate) mod pods;
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
@@ -55,6 +58,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
+    ("linux", cases::linux::CASES),
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),
@@ -64,9 +68,14 @@ const MODULES: &[(&str, &[Case])] = &[
     ("tls", cases::tls::CASES),
 ];
 
+/// Those that need Kubernetes' interface.
+const NODE_MODULES: &[(&str, &[Case])] =
+    &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
+
 /// One version's containerd, started by the first case that asks for it.
 struct Daemon {
     version: Version,
+    is_node: bool,
     started: Mutex<Option<Result<Arc<Containerd>, String>>>,
 }
 
@@ -74,7 +83,14 @@ impl Daemon {
     fn get(&self) -> Result<Arc<Containerd>> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let started = started.get_or_insert_with(|| {
-            Containerd::start(&self.version)
+            let configuration = Containerd::builder(&self.version);
+            let configuration = if self.is_node {
+                configuration.node()
+            } else {
+                configuration
+            };
+            configuration
+                .start()
                 .map(Arc::new)
                 .map_err(|error| format!("{error:#}"))
         });
@@ -105,10 +121,13 @@ fn main() -> Result<ExitCode> {
     let before = Leftovers::snapshot();
     let daemons: Vec<_> = Version::found()?
         .into_iter()
-        .map(|version| {
-            Arc::new(Daemon {
-                version,
-                started: Mutex::new(None),
+        .flat_map(|version| {
+            [false, true].map(|is_node| {
+                Arc::new(Daemon {
+                    version: version.clone(),
+                    is_node,
+                    started: Mutex::new(None),
+                })
             })
         })
         .collect();
@@ -118,7 +137,12 @@ fn main() -> Result<ExitCode> {
                 .iter()
                 .map(move |&(sentence, case)| trial(daemon, module, sentence, case))
         };
-        MODULES.iter().flat_map(of_module)
+        let modules = if daemon.is_node {
+            NODE_MODULES
+        } else {
+            MODULES
+        };
+        modules.iter().flat_map(of_module)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let mut ended = Ok(());

@@ -6,24 +6,28 @@
 //! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
 //!
 //! ```text
-//! namespaces ─► mounts ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
+//! namespaces ─► mounts ─► gate ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
+//!
+//! The sandbox of a pod has one, too, with nothing to run on it ([`Holder`]).
 //!
 //! An exec has a thread of its own, which does the same but for the first steps: it joins the
 //! [`Place`] that the container's made.
 
 mod checkpoint;
+mod holder;
 mod thread;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
-use wasi_bundles::{Mount, Plan, Process};
+use wasi_bundles::{Entrypoint, Found, Mount, Plan, Process};
 use wasi_runtime::Budget;
 
-pub use self::checkpoint::Checkpoint;
+pub use self::checkpoint::{Asked, Checkpoint, Gate};
+pub use self::holder::Holder;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};
@@ -46,8 +50,8 @@ pub struct Birth {
     pub plan: Plan,
     /// containerd's mounts for the root file system.
     pub layers: Vec<Mount>,
-    /// The guest's streams.
-    pub stdio: GuestStdio,
+    /// Where it gets the guest's streams.
+    pub gate: Gate,
     /// Where its program is if none of its files is.
     pub image: Image,
     /// Where its code comes from.
@@ -83,22 +87,21 @@ impl Birth {
     fn make(self) -> Result<Made, Error> {
         namespaces::enter(&self.plan)?;
         let namespaces = Handles::of_this_thread()?;
-        let rootfs = Rootfs::mount(&self.plan, &self.layers, || match self.checkpoint {
-            None => Ok(()),
-            Some(checkpoint) => checkpoint.pass(),
-        })?;
         let (plan, process) = (&self.plan, self.plan.process());
+        let mut stdio = None;
+        let rootfs = Rootfs::mount(plan, &self.layers, |tree| {
+            require_not_for_linux(tree, plan)?;
+            stdio = Some(self.gate.pass()?);
+            match self.checkpoint {
+                None => Ok(()),
+                Some(checkpoint) => checkpoint.pass(),
+            }
+        })?;
+        let stdio = stdio.expect("who mounts calls back");
         let program = Program::find(rootfs.tree().as_fd(), process, &self.image)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
-        let mut guest = guest::guest(
-            plan,
-            process,
-            rootfs.tree().as_fd(),
-            given,
-            self.stdio,
-            budget,
-        );
+        let mut guest = guest::guest(plan, process, rootfs.tree().as_fd(), given, stdio, budget);
         guest.listeners = guest::listeners(plan)?;
         let (prepared, layer) = program.prepare(&self.programs, plan, guest)?;
         rootfs.enter()?;
@@ -115,12 +118,7 @@ impl Birth {
             programs: self.programs,
             budget: self.budget,
         });
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool))
     }
 }
 
@@ -152,12 +150,21 @@ impl Joining {
         let (prepared, _) = program.prepare(&place.programs, plan, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool))
+    }
+}
+
+/// Before anything is done for it: a Linux container is the business of another shim. Whatever else is
+/// wrong with the program is found when it is loaded; a hook may bring it.
+fn require_not_for_linux(tree: BorrowedFd<'_>, plan: &Plan) -> Result<(), Error> {
+    match Entrypoint::find(tree, plan.process(), plan.claim()) {
+        Ok(Found::Linux { path, why: what }) => {
+            Err(Error::LinuxProgram(wasi_bundles::Error::NotWasm {
+                path,
+                what,
+            }))
+        }
+        Ok(Found::Wasm(_)) | Err(_) => Ok(()),
     }
 }
 

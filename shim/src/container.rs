@@ -52,7 +52,8 @@ pub struct About {
 pub struct Container {
     about: About,
     allowance: Allowance,
-    usage: Usage,
+    /// None of a sandbox, which uses nothing.
+    usage: Option<Usage>,
     init: Arc<View>,
     execs: watch::Receiver<Execs>,
     requests: mpsc::Sender<Ask>,
@@ -146,14 +147,21 @@ impl Container {
     pub fn consumption(&self) -> Consumption {
         let live = |view: &View| u64::from(view.snapshot().exit.is_none());
         let execs: u64 = self.execs().iter().map(|exec| live(exec)).sum();
+        let threads = live(&self.init) + execs;
+        let Some(usage) = &self.usage else {
+            return Consumption {
+                threads,
+                ..Consumption::default()
+            };
+        };
         Consumption {
-            cpu: self.usage.cpu(),
-            throttling: self.usage.throttling(),
-            memory: self.usage.memory(),
-            peak: self.usage.peak(),
-            limit: self.usage.memory_limit(),
-            threads: live(&self.init) + execs,
-            oom_kills: self.usage.memory_refusals(),
+            cpu: usage.cpu(),
+            throttling: usage.throttling(),
+            memory: usage.memory(),
+            peak: usage.peak(),
+            limit: usage.memory_limit(),
+            threads,
+            oom_kills: usage.memory_refusals(),
         }
     }
 

@@ -21,6 +21,8 @@ use crate::cgroup;
 use crate::flags::Flags;
 use crate::programs::CacheOptions;
 use crate::recover::ShimRecord;
+use crate::runc::call::Call;
+use crate::runc::child::Origin;
 use crate::socket::{Claim, Socket, SocketPath};
 
 /// Containers with the same value share a shim, first one first (as runc's shim has it).
@@ -58,6 +60,8 @@ pub struct Inheritance {
     pub oom_score_adj: io::Result<i32>,
     /// Whether it is put into a cgroup that was chosen for it.
     pub has_cgroup: bool,
+    /// How containerd called, for a shim of Linux containers that may be needed.
+    pub linux: Origin,
     /// Says a byte when `start` has answered; ends without one when that died before.
     pub answered: PipeReader,
 }
@@ -98,6 +102,18 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
     let (chosen, debug) = match &dialect {
         Dialect::Options => (None, flags.debug),
         Dialect::Params { socket_dir, debug } => (socket_dir.as_deref(), flags.debug || *debug),
+    };
+    let linux = Origin {
+        call: Call {
+            debug,
+            ..Call::from(flags)
+        },
+        group: group.clone(),
+        bundle: bundle.clone(),
+        params: match &dialect {
+            Dialect::Options => None,
+            Dialect::Params { .. } => Some(stdin.clone()),
+        },
     };
     let socket = SocketPath::new(chosen, &bundle, &flags.address, &flags.namespace, &group);
     let address = socket.address();
@@ -144,6 +160,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 debug,
                 oom_score_adj,
                 has_cgroup: shim_cgroup.is_some(),
+                linux,
                 answered,
             })))
         }

@@ -45,7 +45,7 @@ pub(crate) struct Driver {
     init: Process,
     execs: HashMap<String, Process>,
     reservations: Reservations,
-    /// Until the end of the init.
+    /// Until the end of the init; none for a sandbox.
     place: Option<Arc<Place>>,
     tell: Announcer,
     placement: Placement,
@@ -58,7 +58,7 @@ impl Driver {
     pub(crate) fn new(
         about: &About,
         init: Process,
-        place: Arc<Place>,
+        place: Option<Arc<Place>>,
         tell: Announcer,
         placement: Placement,
     ) -> (Self, watch::Receiver<Execs>) {
@@ -69,7 +69,7 @@ impl Driver {
             init,
             execs: HashMap::new(),
             reservations: Reservations::default(),
-            place: Some(place),
+            place,
             tell,
             placement,
             seen,

@@ -4,6 +4,8 @@
 //! code. The text is what `ctr`, `kubectl describe` and `docker` show: what failed, on what, why, and
 //! where there is one, the remedy. Causes are printed once, joined by colons.
 
+mod code;
+
 use std::io;
 use std::path::PathBuf;
 
@@ -35,6 +37,17 @@ pub enum Error {
         id: String,
         /// What it is instead.
         refusal: Refusal,
+    },
+    /// A program that is not for this shim but for that of Linux containers. No client sees this.
+    #[error(transparent)]
+    LinuxProgram(wasi_bundles::Error),
+    /// What the shim of Linux containers says.
+    #[error("{text}")]
+    Linux {
+        /// Its code.
+        code: Code,
+        /// Its words.
+        text: String,
     },
     /// Something this shim does not do.
     #[error("{0} is not supported by io.containerd.wasi.v1")]
@@ -251,60 +264,6 @@ impl Error {
             program: program.to_owned(),
             reason,
             source: Box::new(source),
-        }
-    }
-
-    /// The ttrpc code that containerd's clients tell failures by.
-    #[must_use]
-    pub fn code(&self) -> Code {
-        match self {
-            Self::NotFound { .. } => Code::NOT_FOUND,
-            Self::AlreadyExists { .. } => Code::ALREADY_EXISTS,
-            Self::Refused { refusal, .. } => match refusal {
-                Refusal::AlreadyFinished => Code::NOT_FOUND,
-                Refusal::AlreadyStarted
-                | Refusal::NotStartable
-                | Refusal::StillRunning
-                | Refusal::NotRunning
-                | Refusal::Paused
-                | Refusal::NoHome => Code::FAILED_PRECONDITION,
-                Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
-            },
-            Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::LayerContent { source, .. } | Self::Image { source, .. } => match source.as_ref()
-            {
-                ContentError::Missing { .. } | ContentError::Damaged { .. } => {
-                    Code::FAILED_PRECONDITION
-                }
-                ContentError::TooLarge { .. } | ContentError::TooDeep | ContentError::Layers(_) => {
-                    Code::INVALID_ARGUMENT
-                }
-                ContentError::Call { .. }
-                | ContentError::Silent { .. }
-                | ContentError::Memory(_)
-                | ContentError::Ending => Code::INTERNAL,
-            },
-            Self::Abandoned { .. } => Code::ABORTED,
-            Self::Exec { .. } => Code::FAILED_PRECONDITION,
-            Self::Bundle(_)
-            | Self::Rootfs { .. }
-            | Self::MountSource { .. }
-            | Self::Resources { .. }
-            | Self::NoExecId
-            | Self::WorkingDirectory { .. }
-            | Self::StdioUri { .. }
-            | Self::ConsoleSize { .. } => Code::INVALID_ARGUMENT,
-            Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
-            Self::Program { .. }
-            | Self::Engine(_)
-            | Self::Limit(_)
-            | Self::Mount { .. }
-            | Self::Stdio { .. }
-            | Self::Logger { .. }
-            | Self::Hook { .. }
-            | Self::Cgroup { .. }
-            | Self::Host { .. }
-            | Self::Panicked => Code::INTERNAL,
         }
     }
 

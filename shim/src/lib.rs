@@ -42,6 +42,7 @@ pub mod program;
 pub mod programs;
 pub mod recover;
 pub mod rootfs;
+pub mod runc;
 pub mod serve;
 pub mod services;
 pub mod socket;

@@ -168,7 +168,7 @@ impl Process {
     pub(crate) fn kill(&mut self, signal: Signal) {
         if let Phase::Running(guest) = &mut self.phase {
             guest.ended_by.get_or_insert(signal);
-            guest.thread.interrupter().kill();
+            guest.thread.kill();
         }
     }
 
@@ -185,11 +185,7 @@ impl Process {
     fn change(&mut self, change: impl FnOnce(&mut Guest)) {
         if let Phase::Running(guest) = &mut self.phase {
             change(guest);
-            if guest.stopped || guest.frozen {
-                guest.thread.interrupter().pause();
-            } else {
-                guest.thread.interrupter().resume();
-            }
+            guest.thread.stop(guest.stopped || guest.frozen);
             self.show(None);
         }
     }

@@ -31,6 +31,7 @@ use crate::lifecycle::Signal;
 use crate::oom_score::OomScore;
 use crate::placement::Placement;
 use crate::programs::Programs;
+use crate::runc::LinuxContainers;
 use crate::services::task::TaskService;
 use crate::socket::{Claim, EXPECTED};
 use crate::{events, logger};
@@ -124,7 +125,8 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         inheritance.namespace,
         tokio::runtime::Handle::current(),
     );
-    let containers = Containers::new(programs, store, publisher, placement);
+    let linux = LinuxContainers::new(inheritance.linux, publisher.clone());
+    let containers = Containers::new(programs, store, publisher, placement, linux);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
@@ -202,7 +204,8 @@ async fn end_all(containers: &Containers) {
             drop(container.init().exited().await);
         });
     }
-    if timeout(ENDS, ends.join_all()).await.is_err() {
+    let ended = async { tokio::join!(ends.join_all(), containers.end_linux()) };
+    if timeout(ENDS, ended).await.is_err() {
         log::error!("a container does not end; it ends with the shim, and its exit is lost");
     }
 }
