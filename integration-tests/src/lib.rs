@@ -27,6 +27,7 @@ pub mod cgroups;
 pub mod configuration;
 pub mod containerd;
 pub mod dialect;
+pub mod docker;
 pub mod events;
 pub mod execs;
 pub mod fake;

@@ -85,7 +85,9 @@ impl Birth {
             Some(checkpoint) => checkpoint.pass(),
         })?;
         let (plan, process) = (&self.plan, self.plan.process());
-        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
+        let program = process.args.first().map_or("", String::as_str);
+        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)
+            .map_err(|source| Error::entrypoint(program, source))?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
         let mut guest = guest::guest(plan, process, given, self.stdio, budget);
