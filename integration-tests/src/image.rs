@@ -150,6 +150,15 @@ impl Image {
         self
     }
 
+    /// What Docker executes every second, to see whether it is well (a field of Docker's images, not of OCI's).
+    #[must_use]
+    pub fn healthcheck<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        let test: Vec<&str> = std::iter::once("CMD").chain(words).collect();
+        let healthcheck = json!({ "Test": test, "Interval": 1_000_000_000_u64 });
+        self.config.insert("Healthcheck", healthcheck);
+        self
+    }
+
     fn list<'a>(mut self, key: &'static str, words: impl IntoIterator<Item = &'a str>) -> Self {
         self.config.insert(key, words.into_iter().collect());
         self

@@ -28,6 +28,7 @@ pub mod configuration;
 pub mod containerd;
 pub mod cri;
 pub mod dialect;
+pub mod docker;
 pub mod events;
 pub mod execs;
 pub mod fake;

@@ -55,6 +55,17 @@ pub enum Error {
     /// The bundle or what it names is unusable.
     #[error(transparent)]
     Bundle(#[from] wasi_bundles::Error),
+    /// What the container is to run is no program that can be run here.
+    #[error("cannot run {program:?}: {reason}")]
+    Entrypoint {
+        /// The program, as it was named.
+        program: String,
+        /// The words of Linux for it, by which Docker chooses between the exit codes 126 and 127.
+        reason: &'static str,
+        /// Why, in words of ours.
+        #[source]
+        source: Box<wasi_bundles::Error>,
+    },
     /// What an exec names is no program that can be run here.
     #[error("exec failed: {program:?}: {reason}")]
     Exec {
@@ -243,26 +254,23 @@ impl Error {
         }
     }
 
-    /// What is wrong with the program of an exec. Clients look for the words that runc says (moby
-    /// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
+    /// What is wrong with the program of a container; other faults of its bundle are told as they are.
+    pub(crate) fn entrypoint(program: &str, source: wasi_bundles::Error) -> Self {
+        match words(program, &source) {
+            Some(reason) => Self::Entrypoint {
+                program: program.to_owned(),
+                reason,
+                source: Box::new(source),
+            },
+            None => Self::Bundle(source),
+        }
+    }
+
+    /// What is wrong with the program of an exec.
     pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
-        use wasi_bundles::Error as Why;
-        let reason = if matches!(source, Why::NoEntrypoint { .. }) {
-            if program.contains('/') {
-                "no such file or directory"
-            } else {
-                "executable file not found in $PATH"
-            }
-        } else if matches!(source, Why::NotWasm { .. }) {
-            "exec format error"
-        } else if matches!(source, Why::NotAFile { .. }) {
-            "permission denied"
-        } else {
-            "cannot be executed"
-        };
         Self::Exec {
             program: program.to_owned(),
-            reason,
+            reason: words(program, &source).unwrap_or("cannot be executed"),
             source: Box::new(source),
         }
     }
@@ -285,6 +293,25 @@ impl Error {
 impl From<Error> for ttrpc::Error {
     fn from(error: Error) -> Self {
         Self::RpcStatus(ttrpc::get_status(error.code(), error.text()))
+    }
+}
+
+/// What runc says of such a program, if it can have such a fault. Clients look for the words (moby
+/// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
+fn words(program: &str, fault: &wasi_bundles::Error) -> Option<&'static str> {
+    use wasi_bundles::Error as Why;
+    if matches!(fault, Why::NoEntrypoint { .. }) {
+        Some(if program.contains('/') {
+            "no such file or directory"
+        } else {
+            "executable file not found in $PATH"
+        })
+    } else if matches!(fault, Why::NotWasm { .. }) {
+        Some("exec format error")
+    } else if matches!(fault, Why::NotAFile { .. }) {
+        Some("permission denied")
+    } else {
+        None
     }
 }
 
@@ -343,6 +370,14 @@ mod tests {
             assert!(error.text().starts_with(words), "{}", error.text());
             assert_eq!(error.code(), Code::FAILED_PRECONDITION);
         }
+    }
+
+    #[test]
+    fn a_container_without_its_program_fails_in_the_same_words() {
+        let (path, tried) = ("/a".to_owned(), Vec::new());
+        let error = Error::entrypoint("/a", wasi_bundles::Error::NoEntrypoint { path, tried });
+        let words = r#"cannot run "/a": no such file or directory: "#;
+        assert!(error.text().starts_with(words), "{}", error.text());
     }
 
     #[test]

@@ -46,19 +46,20 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Those of [`Entrypoint::resolve`]; [`Error::Image`] when there is no such file, and the image should
+    /// [`Error::Entrypoint`]; [`Error::Image`] when there is no such file, and the image should
     /// have had the program and does not.
     pub fn find(root: BorrowedFd<'_>, process: &Process, image: &Image) -> Result<Self, Error> {
         let missing = match Entrypoint::resolve(root, process) {
             Ok(entrypoint) => return Ok(Self::file(entrypoint)),
             Err(missing) => missing,
         };
+        let asked = process.args.first().map_or("", String::as_str);
         let Some((name, export)) = layer_name(&missing, process) else {
-            return Err(missing.into());
+            return Err(Error::entrypoint(asked, missing));
         };
         let layer = match image.store.layer(&image.id) {
             Ok(Some(layer)) => layer,
-            Ok(None) => return Err(missing.into()),
+            Ok(None) => return Err(Error::entrypoint(asked, missing)),
             Err(source) => {
                 return Err(Error::Image {
                     missing: Box::new(missing),
