@@ -4,11 +4,12 @@
 //! while the fence is up: urgent, it can leave the host or fault, and not compute. Whoever lacks the
 //! privilege (`CAP_SYS_NICE`) stops guests later.
 //!
-//! The threads that give orders themselves, in the name of a quota or a deadline, come before others for as
-//! long as they live: they do little and sleep, and a quota is kept as exactly as they are punctual.
+//! The threads that give orders themselves, in the name of a quota or a deadline, weigh ten times as much as
+//! others (nice(2)) for as long as they live: they do little and sleep, and a quota is kept as exactly as they
+//! are punctual. They are no real-time threads, as a process that has one can join few cgroups of version 1.
 //!
 //! A guest that is killed has a thread with much to do yet, none of it the guest's: that one is not urgent, but
-//! weighs ten times as much (nice(2)) from then on.
+//! weighs as much from then on.
 //!
 //! What an urgent thread starts is ordinary: `SCHED_RESET_ON_FORK`. It is never taken back, as that needs the
 //! privilege, which a guest's thread may have given up since.
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 use rustix::process::setpriority_process;
 
-/// The priority of a thread whose guest was killed, as nice(2) counts.
+/// The priority of a thread that gives orders, or whose guest was killed, as nice(2) counts.
 const HASTE: i32 = -10;
 
 /// The thread that polls a guest, and whether it may have been made urgent.
@@ -65,9 +66,10 @@ impl Urgency {
         }
     }
 
-    /// Makes the calling thread urgent, which gives orders and sleeps.
+    /// Gives the calling thread, which gives orders and sleeps, its weight.
     pub(crate) fn of_orders() {
-        schedule(0, libc::SCHED_FIFO, 1);
+        schedule(0, libc::SCHED_OTHER, 0);
+        let _hastened = setpriority_process(None, HASTE);
     }
 }
 

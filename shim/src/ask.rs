@@ -31,6 +31,9 @@ pub(crate) enum Ask {
         id: String,
         reply: Reply<(Reservation, Arc<Place>)>,
     },
+    /// Do what a bug would.
+    #[cfg(test)]
+    Panic,
     /// Take over an exec.
     Add {
         exec: Box<Newborn>,

@@ -28,6 +28,8 @@ use wasi_runtime::Budget;
 
 pub use self::checkpoint::{Asked, Checkpoint, Gate};
 pub use self::holder::Holder;
+#[cfg(test)]
+pub(crate) use self::thread::idle;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};

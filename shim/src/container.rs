@@ -96,7 +96,14 @@ impl Container {
         let place = thread.place();
         let (process, init) = Process::new(&about.id, about.stdio.clone(), thread, holds);
         let tell = Announcer::new(&about.id, events);
-        let (driver, execs) = Driver::new(&about, process, place, tell, placement);
+        let (driver, execs) = Driver::new(
+            about.id.clone(),
+            about.bundle.clone(),
+            process,
+            place,
+            tell,
+            placement,
+        );
         tokio::spawn(driver.run(requests));
         Self {
             about,

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use crate::Error;
 use crate::announcer::Announcer;
 use crate::ask::Ask;
-use crate::container::{About, exec_name};
+use crate::container::exec_name;
 use crate::exec::{Execs, Newborn, Reservation, Reservations};
 use crate::lifecycle::{
     Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, may_exec,
@@ -56,7 +56,8 @@ pub(crate) struct Driver {
 impl Driver {
     /// The driver of a container whose init is parked, and its execs, of which there are none yet.
     pub(crate) fn new(
-        about: &About,
+        id: String,
+        bundle: PathBuf,
         init: Process,
         place: Option<Arc<Place>>,
         tell: Announcer,
@@ -64,8 +65,8 @@ impl Driver {
     ) -> (Self, watch::Receiver<Execs>) {
         let (seen, execs) = watch::channel(Execs::default());
         let driver = Self {
-            id: about.id.clone(),
-            bundle: about.bundle.clone(),
+            id,
+            bundle,
             init,
             execs: HashMap::new(),
             reservations: Reservations::default(),
@@ -134,6 +135,8 @@ impl Driver {
                     drop(reply.send(answer));
                     return;
                 }
+                #[cfg(test)]
+                Ask::Panic => panic!("a bug"),
                 Ask::KillAll { signal, reply } => {
                     drop(reply.send(self.kill_all(signal).await));
                 }
@@ -387,3 +390,6 @@ impl Driver {
         Error::Refused { id, refusal }
     }
 }
+
+#[cfg(test)]
+mod tests;

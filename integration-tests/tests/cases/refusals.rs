@@ -128,7 +128,7 @@ fn a_missing_mount_source_is_named(containerd: &Containerd) -> Result<()> {
 }
 
 fn nothing_is_left_of_a_failed_create(containerd: &Containerd) -> Result<()> {
-    let image = image(containerd, "left", b"not wasm at all")?;
+    let image = image(containerd, "left", b"\x1f\x8b")?;
     fails(&containerd.run(&image, "left"), &["/app is"])?;
     integration_tests::poll::until(
         "the failed container's shim is gone",

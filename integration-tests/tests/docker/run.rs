@@ -145,12 +145,11 @@ fn a_missing_program_is_127(docker: &Docker) -> Result<()> {
 }
 
 fn what_is_no_program_says_so(docker: &Docker) -> Result<()> {
-    let run = docker.run(["--rm", "--entrypoint", "/text", IMAGE]);
-    let output = run.output()?;
-    ensure!(output.status != 0, "{output}");
-    ensure!(output.stderr.contains("exec format error"), "{output}");
-    let run = docker.run(["--rm", "--entrypoint", "/etc", IMAGE]);
-    let output = run.output()?.exited(126)?;
-    ensure!(output.stderr.contains("permission denied"), "{output}");
+    // Both in runc's words: the first is a Linux program for all that one can see, and may not be executed.
+    for program in ["/text", "/etc"] {
+        let run = docker.run(["--rm", "--entrypoint", program, IMAGE]);
+        let output = run.output()?.exited(126)?;
+        ensure!(output.stderr.contains("permission denied"), "{output}");
+    }
     Ok(())
 }

@@ -235,9 +235,15 @@ fn specs_that_cannot_be_are_refused_with_why() -> Result<()> {
         ("no-user", BAD, &["missing field `user`"], |spec| {
             remove(&mut spec["process"], "user");
         }),
-        ("masked-root", BAD, &["has no file `/main.wasm`"], |spec| {
-            spec["linux"]["maskedPaths"] = json!(["/"]);
-        }),
+        // It is looked for in the image then, of which this containerd knows nothing.
+        (
+            "masked-root",
+            Code::INTERNAL,
+            &["has no file `/main.wasm`", "cannot read the image"],
+            |spec| {
+                spec["linux"]["maskedPaths"] = json!(["/"]);
+            },
+        ),
     ];
     let shim = Shim::new()?;
     all(rows.iter().map(|(id, code, words, edit)| {

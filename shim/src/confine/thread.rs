@@ -245,6 +245,13 @@ async fn join(thread: JoinHandle<()>, pid: u32) {
     drop(tokio::task::spawn_blocking(gone).await);
 }
 
+/// A thread that has nothing, for tests of who drives it.
+#[cfg(test)]
+pub(crate) async fn idle(id: &str) -> Parked {
+    let made = deliver(id, || Ok(Made::holder())).await;
+    made.expect("a holder needs nothing")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
