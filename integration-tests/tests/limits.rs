@@ -272,7 +272,7 @@ fn who_answers_comes_before_guests() -> Result<()> {
         let (nice, policy) = (fields[19 - 3], fields[41 - 3]);
         let expected = match name {
             _ if thread.file_name().to_str() == Some(&pid.to_string()) => ("-10", "0"),
-            "wasi-quota" => ("0", "1"),
+            "control" | "wasi-quota" => ("-10", "0"),
             _ => ("0", "0"),
         };
         // A guest's thread is urgent for a moment when its quota stops it.

@@ -64,6 +64,7 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Those who wait for a container's threads to be gone. The one that answers has said if it cannot.
+        .thread_name("control")
         .on_thread_start(|| drop(come_first()))
         .build()
         .and_then(|runtime| {
