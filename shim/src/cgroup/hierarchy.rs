@@ -119,6 +119,10 @@ impl Hierarchy {
     }
 
     /// Makes what is missing of `folder` and puts a process there.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the kernel tells nobody that a thread is an ordinary one again"
+    )]
     pub(super) fn join(&self, folder: &Path, process: u32) -> io::Result<()> {
         let mut attempts = ATTEMPTS;
         loop {
