@@ -247,8 +247,11 @@ fn k3s_gets_its_name_and_no_configuration() -> Result<()> {
         version.stdout.contains("runtime io.containerd.wasmtime.v1"),
         "{version}"
     );
-    node.run("uninstall", &["--k3s"])?.success()?;
-    ensure!(node.files("usr/local/bin")?.is_empty());
+    for restarts in [true, false] {
+        let done = node.run("uninstall", &["--k3s"])?.success()?;
+        ensure!(done.stdout.contains("restart k3s") == restarts, "{done}");
+        ensure!(node.files("usr/local/bin")?.is_empty());
+    }
     fs::write(&alias, "another shim")?;
     let refused = node.run("install", &["--k3s"])?.exited(1)?;
     ensure!(refused.stderr.contains("another program"), "{refused}");

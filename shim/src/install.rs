@@ -106,13 +106,12 @@ impl Request {
         }
         let folder = self.prefix.join("bin");
         let alias = folder.join(ALIAS);
-        if fs::read_link(&alias).is_ok_and(|target| target == Path::new(BINARIES[0])) {
-            remove(&alias)?;
-        }
+        let is_ours = fs::read_link(&alias).is_ok_and(|target| target == Path::new(BINARIES[0]));
+        let unlinked = is_ours && remove(&alias)?;
         for name in BINARIES {
             remove(&folder.join(name))?;
         }
-        if self.k3s {
+        if self.k3s && unlinked {
             self.restarted()?;
         }
         Ok(())
@@ -276,10 +275,11 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     write().map_err(failed("write", path))
 }
 
-fn remove(path: &Path) -> Result<(), String> {
+/// Removes a file; whether it was there.
+fn remove(path: &Path) -> Result<bool, String> {
     match fs::remove_file(path) {
-        Ok(()) => say(&format!("{} is removed\n", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => say(&format!("{} is removed\n", path.display())).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("remove", path)(error)),
     }
 }

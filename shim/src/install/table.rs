@@ -13,6 +13,8 @@ use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 
 /// What containerd calls the runtime.
 const TYPE: &str = "io.containerd.wasi.v1";
+/// What k3s calls it, having found it under that name.
+const K3S_TYPE: &str = "io.containerd.wasmtime.v1";
 /// Which annotations of a pod and its containers reach the bundle.
 const ANNOTATIONS: &str = "io.containerd.wasi.v1.*";
 /// The plugin that has the runtimes, in version 2.
@@ -128,7 +130,7 @@ impl Runtime {
     /// As [`Runtime::add`].
     pub(crate) fn remove(&self, config: &str) -> Result<String, TableError> {
         let mut document = parse(config)?;
-        if document.is_empty() || !is_in(&document, &self.name)? {
+        if document.is_empty() || !is_in(&document, &self.name, &[TYPE])? {
             return Ok(config.to_owned());
         }
         let path = path(&document)?;
@@ -164,14 +166,15 @@ impl Runtime {
     }
 }
 
-/// Whether containerd's configuration has our runtime under this name.
+/// Whether containerd's configuration has our runtime under this name, or the one that k3s takes it for.
 ///
 /// # Errors
 ///
 /// [`TableError`] when the configuration cannot be understood.
 pub(crate) fn has(config: &str, name: &str) -> Result<bool, TableError> {
     let document = parse(config)?;
-    Ok(!document.is_empty() && is_in(&document, name)?)
+    let types = [TYPE, K3S_TYPE];
+    Ok(!document.is_empty() && is_in(&document, name, &types)?)
 }
 
 /// Whether the file turns the CRI plugin off, as the packages of some distributions do.
@@ -185,7 +188,7 @@ pub(crate) fn disables_cri(config: &str) -> bool {
     })
 }
 
-fn is_in(document: &DocumentMut, name: &str) -> Result<bool, TableError> {
+fn is_in(document: &DocumentMut, name: &str, types: &[&str]) -> Result<bool, TableError> {
     let mut item = document.as_item();
     for key in path(document)?.into_iter().chain([name]) {
         match item.get(key) {
@@ -193,8 +196,7 @@ fn is_in(document: &DocumentMut, name: &str) -> Result<bool, TableError> {
             None => return Ok(false),
         }
     }
-    // An absolute path is allowed there, too, and an alias is the same binary.
-    Ok(type_of(item).is_some_and(|of| of == TYPE || of.ends_with("/containerd-shim-wasi-v1")))
+    Ok(type_of(item).is_some_and(|of| types.contains(&of)))
 }
 
 fn parse(config: &str) -> Result<DocumentMut, TableError> {
