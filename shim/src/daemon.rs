@@ -19,6 +19,7 @@ use crate::StartError;
 use crate::bootstrap::{Dialect, shim_cgroup};
 use crate::cgroup;
 use crate::flags::Flags;
+use crate::ignored;
 use crate::programs::CacheOptions;
 use crate::recover::ShimRecord;
 use crate::runc::call::Call;
@@ -62,6 +63,8 @@ pub struct Inheritance {
     pub has_cgroup: bool,
     /// How containerd called, for a shim of Linux containers that may be needed.
     pub linux: Origin,
+    /// The runtime's options that mean nothing here.
+    pub ignored: Vec<String>,
     /// Says a byte when `start` has answered; ends without one when that died before.
     pub answered: PipeReader,
 }
@@ -97,6 +100,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         .map_err(StartError::io("read the parameters from stdin"))?;
     let dialect = Dialect::detect(&stdin, flags);
     let shim_cgroup = shim_cgroup(&stdin, &dialect);
+    let ignored = ignored::options(&stdin, &dialect);
     let bundle = std::env::current_dir().map_err(StartError::io("find the working directory"))?;
     let group = group(&bundle, &flags.id)?;
     let (chosen, debug) = match &dialect {
@@ -161,6 +165,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 oom_score_adj,
                 has_cgroup: shim_cgroup.is_some(),
                 linux,
+                ignored,
                 answered,
             })))
         }

@@ -33,6 +33,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use wasi_bundles::{Mount, MountKind, Plan};
 
 use self::attributes::Change;
+pub(crate) use self::attributes::probe;
 use self::tree::{Place, Tree, descriptor_path};
 use crate::Error;
 

@@ -55,6 +55,9 @@ const ANSWERS: Duration = Duration::from_millis(250);
 pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     // A bundle without a log fifo (the sandbox API, a test) has a shim without a log.
     drop(logger::init(&inheritance.bundle, inheritance.debug));
+    for option in &inheritance.ignored {
+        log::warn!("the runtime's option {option} is not known here, and ignored");
+    }
     if let Err(error) = raise_open_files() {
         log::warn!("cannot have more open files: {error}");
     }
