@@ -10,12 +10,12 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit fuzz process daemons test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons docker test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: packages, wasm targets, tools, three containerds, guests
+setup: ## Install what is missing: packages, wasm targets, tools, three containerds, two Dockers, guests
 	$(SETUP)
 
 build: ## Build the shim and its compiler (target/release)
@@ -28,7 +28,7 @@ guests: ## Build the wasm programs that the tests run (target/guests)
 demo: setup build ## Run wasm images under a private containerd, narrated (root)
 	$(CARGO) run --release --locked -p integration-tests --example demo
 
-test: setup build lint unit fuzz process daemons ## Everything that .ci/run checks (root)
+test: setup build lint unit fuzz process daemons docker ## Everything that .ci/run checks (root)
 
 lint: ## Formatting, clippy, documentation, dependency policy
 	$(CARGO) fmt --all --check
@@ -44,10 +44,13 @@ fuzz: ## Fuzz each target of fuzz/ for FUZZ_SECONDS (20), after `make build`
 	CARGO=$(CARGO) fuzz/run
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test exec --test execs --test stdio --test terminals --test exec_terminals --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test soak
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test node --test deploy --test exec --test execs --test stdio --test terminals --test exec_terminals --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test soak
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+docker: ## Tests of the built shim under Docker 26.1 and 28.5 (root)
+	$(CARGO) test --release --locked -p integration-tests --test docker
 
 test-v2: setup build ## Tests of cgroup version 2, in a kernel of their own (root, 3 minutes)
 	integration-tests/setup/uml

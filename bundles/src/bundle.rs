@@ -65,6 +65,12 @@ impl Bundle {
             .map(String::as_str)
     }
 
+    /// Whether this is the sandbox of a pod, which CRI otherwise runs a program for that does nothing
+    /// (containerd `internal/cri/annotations`).
+    pub fn is_sandbox(&self) -> bool {
+        self.annotation("io.kubernetes.cri.container-type") == Some("sandbox")
+    }
+
     /// The path of `config.json`, for error texts.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("config.json")

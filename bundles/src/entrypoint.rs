@@ -29,7 +29,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Error, Kind, Process, open_in_root};
+use crate::{Choice, Claim, Error, Kind, NotWasm, Process, open_in_root};
 
 /// Where runc's and Docker's containers look if their environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -45,6 +45,20 @@ pub struct Entrypoint {
     pub export: Option<String>,
     /// What it is.
     pub kind: Kind,
+}
+
+/// Whose program `args[0]` is.
+#[derive(Debug)]
+pub enum Found {
+    /// Ours.
+    Wasm(Entrypoint),
+    /// Linux's.
+    Linux {
+        /// Its path inside of the root.
+        path: String,
+        /// What makes it one.
+        why: NotWasm,
+    },
 }
 
 /// Why a candidate is not the file.
@@ -64,6 +78,19 @@ impl Entrypoint {
     /// [`Error::NoEntrypoint`] with the paths looked at, [`Error::NotAFile`],
     /// [`Error::OpenEntrypoint`], [`Error::InvalidEntrypoint`] for an empty name, file or export.
     pub fn resolve(root: BorrowedFd<'_>, process: &Process) -> Result<Self, Error> {
+        match Self::find(root, process, Claim::None)? {
+            Found::Wasm(entrypoint) => Ok(entrypoint),
+            Found::Linux { path, why } => Err(Error::NotWasm { path, what: why }),
+        }
+    }
+
+    /// Like [`Entrypoint::resolve`], but a program of Linux's is no error. `claim` is what was said of the
+    /// container.
+    ///
+    /// # Errors
+    ///
+    /// As [`Entrypoint::resolve`]; [`Error::NotWasm`] only for what nobody can run.
+    pub fn find(root: BorrowedFd<'_>, process: &Process, claim: Claim) -> Result<Found, Error> {
         let name = process.args.first().map_or("", String::as_str);
         let invalid = |reason| Error::InvalidEntrypoint {
             path: name.to_owned(),
@@ -92,14 +119,15 @@ impl Entrypoint {
             Ok(preamble) => preamble,
             Err(source) => return Err(Error::OpenEntrypoint { path, source }),
         };
-        match Kind::of(&preamble) {
-            Ok(kind) => Ok(Self {
+        match Choice::of(&preamble, claim) {
+            Choice::Wasm(kind) => Ok(Found::Wasm(Self {
                 file,
                 path,
                 export,
                 kind,
-            }),
-            Err(what) => Err(Error::NotWasm { path, what }),
+            })),
+            Choice::Linux { why } => Ok(Found::Linux { path, why }),
+            Choice::Nobody { what } => Err(Error::NotWasm { path, what }),
         }
     }
 }

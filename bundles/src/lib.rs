@@ -54,11 +54,13 @@
 
 mod bundle;
 mod cgroup;
+mod choice;
 mod entrypoint;
 mod error;
 mod hooks;
 mod http;
 mod in_root;
+mod layers;
 mod limits;
 mod mount_options;
 mod mounts;
@@ -68,24 +70,28 @@ mod peer;
 mod plan;
 mod preopens;
 mod process;
+mod sysctls;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wasm;
 
 pub use bundle::Bundle;
 pub use cgroup::{Cgroup, CgroupPath, CpuShare};
-pub use entrypoint::Entrypoint;
+pub use choice::{Choice, Claim};
+pub use entrypoint::{Entrypoint, Found};
 pub use error::Error;
 pub use hooks::{Hook, Hooks, Moment};
 pub use http::HttpOptions;
 pub use in_root::open_in_root;
+pub use layers::{Blob, LayersError, Step, WASM_LAYERS};
 pub use limits::{CpuLimit, Limits};
 pub use mount_options::MountFlags;
 pub use mounts::{Mount, MountKind};
 pub use namespaces::{Namespace, Namespaces};
-pub use options::Options;
+pub use options::{Options, PREFIX};
 pub use peer::Peer;
 pub use plan::{Plan, Rootfs};
 pub use preopens::Preopen;
 pub use process::{ConsoleSize, Process, User};
+pub use sysctls::Sysctl;
 pub use wasm::{Kind, NotWasm};

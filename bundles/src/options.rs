@@ -14,7 +14,7 @@ use crate::http::{address, count};
 use crate::{Bundle, Error, HttpOptions, Peer, Preopen};
 
 /// What comes before the name of an option.
-const PREFIX: &str = "io.containerd.wasi.v1.";
+pub const PREFIX: &str = "io.containerd.wasi.v1.";
 
 /// The options of a container. The default is what a bundle without any has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Options {
     pub wasi_tls: bool,
     /// `http-*`: how it serves HTTP, if it does.
     pub http: HttpOptions,
+    /// `wasi-0.3`: whether components of WASI 0.3 run.
+    pub wasi_0_3: bool,
     /// `preopens`: the directories that the guest is given; `None` is the container's root as `/`.
     pub preopens: Option<Vec<Preopen>>,
 }
@@ -99,6 +101,10 @@ const KNOWN: &[(&str, Read)] = &[
     }),
     ("wasi-tls", |options, value| {
         options.wasi_tls = switch(value)?;
+        Ok(())
+    }),
+    ("wasi-0.3", |options, value| {
+        options.wasi_0_3 = switch(value)?;
         Ok(())
     }),
 ];
@@ -288,6 +294,9 @@ mod tests {
         assert!(read(" on ").unwrap().wasi_tls);
         assert!(!read("off").unwrap().wasi_tls);
         assert!(matches!(read("yes"), Err(Error::InvalidOption { .. })));
+        let read = |value| options("io.containerd.wasi.v1.wasi-0.3", value);
+        assert!(read("on").unwrap().wasi_0_3);
+        assert!(!read("off").unwrap().wasi_0_3);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Bundle, Cgroup, Error, Hooks, Limits, Mount, Namespace, Namespaces, Options, Process};
+use crate::{
+    Bundle, Cgroup, Claim, Error, Hooks, Limits, Mount, Namespace, Namespaces, Options, Process,
+    Sysctl,
+};
 
 /// Everything needed to run a container, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +20,12 @@ pub struct Plan {
     namespaces: Namespaces,
     hostname: Option<String>,
     domainname: Option<String>,
+    sysctls: Vec<Sysctl>,
     process: Process,
     limits: Limits,
     cgroup: Cgroup,
     hooks: Hooks,
+    claim: Claim,
     options: Options,
 }
 
@@ -60,6 +65,10 @@ impl Plan {
             listed.iter().map(PathBuf::from).collect()
         };
 
+        let process = Process::new(process, &config)?;
+        let program = process.args.first().map_or("", String::as_str);
+        let claim = Claim::of(spec.annotations().as_ref(), program);
+
         Ok(Self {
             rootfs: Rootfs::new(bundle)?,
             mounts: mounts
@@ -70,11 +79,17 @@ impl Plan {
             readonly: paths(linux.and_then(|linux| linux.readonly_paths().as_ref())),
             hostname: uts_name("hostname", spec.hostname(), &namespaces.uts, &config)?,
             domainname: uts_name("domainname", spec.domainname(), &namespaces.uts, &config)?,
+            sysctls: Sysctl::list(
+                linux.and_then(|linux| linux.sysctl().as_ref()),
+                &namespaces,
+                &config,
+            )?,
             namespaces,
-            process: Process::new(process, &config)?,
+            process,
             limits: Limits::new(resources, &config)?,
             cgroup: Cgroup::new(linux, &config)?,
             hooks: Hooks::new(bundle)?,
+            claim,
             options: Options::new(bundle)?,
         })
     }
@@ -115,6 +130,11 @@ impl Plan {
         self.domainname.as_deref()
     }
 
+    /// Kernel parameters to set in its namespaces, in this order.
+    pub fn sysctls(&self) -> &[Sysctl] {
+        &self.sysctls
+    }
+
     /// What to run.
     pub fn process(&self) -> &Process {
         &self.process
@@ -133,6 +153,11 @@ impl Plan {
     /// What is run beside it, and when.
     pub fn hooks(&self) -> &Hooks {
         &self.hooks
+    }
+
+    /// Whether somebody has said that it is wasm.
+    pub fn claim(&self) -> Claim {
+        self.claim
     }
 
     /// What its annotations ask for.

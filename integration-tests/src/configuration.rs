@@ -8,11 +8,14 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::containerd::Containerd;
+use crate::node;
 use crate::version::Version;
 
+/// Kubernetes' interface, unless it is wanted.
+const CRI: &str = "io.containerd.grpc.v1.cri";
+
 /// Plugins that reach outside of the folder, or that nothing here needs.
-const DISABLED: [&str; 8] = [
-    "io.containerd.grpc.v1.cri",
+const DISABLED: [&str; 7] = [
     "io.containerd.nri.v1.nri",
     "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.internal.v1.tracing",
@@ -28,6 +31,7 @@ pub struct Configuration {
     version: Version,
     log_level: &'static str,
     environment: Vec<(OsString, OsString)>,
+    is_node: bool,
 }
 
 impl Configuration {
@@ -45,6 +49,13 @@ impl Configuration {
         self
     }
 
+    /// With Kubernetes' interface, in a network namespace of its own ([`crate::node`]).
+    #[must_use]
+    pub fn node(mut self) -> Self {
+        self.is_node = true;
+        self
+    }
+
     /// Starts it, and returns when it answers.
     ///
     /// # Errors
@@ -59,6 +70,7 @@ impl Configuration {
             version: version.clone(),
             log_level: "debug",
             environment: Vec::new(),
+            is_node: false,
         }
     }
 
@@ -66,10 +78,22 @@ impl Configuration {
         &self.version
     }
 
+    pub(crate) fn is_node(&self) -> bool {
+        self.is_node
+    }
+
     /// Writes what containerd reads into its folder.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        std::fs::write(folder.join("config.toml"), config(folder, self.log_level))
-            .context("write config.toml")
+        let mut disabled = DISABLED.to_vec();
+        let mut cri = String::new();
+        if self.is_node {
+            node::prepare(folder)?;
+            cri = node::config(folder, &self.version);
+        } else {
+            disabled.push(CRI);
+        }
+        let text = config(folder, self.log_level, &disabled) + &cri;
+        std::fs::write(folder.join("config.toml"), text).context("write config.toml")
     }
 
     /// Runs containerd on its folder, for the first time or again.
@@ -79,7 +103,13 @@ impl Configuration {
             .append(true)
             .open(folder.join("containerd.log"))
             .context("open the log")?;
-        Command::new(self.version.tool("containerd"))
+        let containerd = self.version.tool("containerd");
+        let mut command = if self.is_node {
+            node::inside(folder, &containerd)
+        } else {
+            Command::new(containerd)
+        };
+        command
             .args(["--config".as_ref(), folder.join("config.toml").as_os_str()])
             .env("PATH", self.version.path())
             .env("CONTAINERD_SHIM_WASI_CACHE", folder.join("cache"))
@@ -93,14 +123,14 @@ impl Configuration {
     }
 }
 
-fn config(folder: &Path, log_level: &str) -> String {
+fn config(folder: &Path, log_level: &str, disabled: &[&str]) -> String {
     let folder = folder.display();
     // Version 2 is read by 1.6 as its own and migrated by everything newer.
     format!(
         r#"version = 2
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = {DISABLED:?}
+disabled_plugins = {disabled:?}
 [grpc]
   address = "{folder}/s"
 [ttrpc]

@@ -41,6 +41,8 @@ use crate::version::Version;
 pub struct Containerd {
     configuration: Configuration,
     namespace: String,
+    /// What nobody else on this machine calls anything.
+    tag: String,
     child: Child,
     subscription: Option<Subscription>,
     imported: Mutex<BTreeSet<String>>,
@@ -78,7 +80,13 @@ impl Containerd {
             .replace("ctd-", "");
         let child = configuration.spawn(path)?;
         let mut containerd = Self {
-            namespace: format!("wasi-test-{suffix}"),
+            // Kubernetes has one for all that it runs.
+            namespace: if configuration.is_node() {
+                "k8s.io".to_owned()
+            } else {
+                format!("wasi-test-{suffix}")
+            },
+            tag: format!("wasi-test-{suffix}"),
             configuration,
             child,
             subscription: None,
@@ -99,6 +107,10 @@ impl Containerd {
         Configuration::new(version)
     }
 
+    pub(crate) fn is_node(&self) -> bool {
+        self.configuration.is_node()
+    }
+
     /// Its version.
     #[must_use]
     pub fn version(&self) -> &Version {
@@ -109,6 +121,12 @@ impl Containerd {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// A name of its own: the first cgroup of everything that it runs.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// Its process.
@@ -318,15 +336,15 @@ impl Containerd {
         else {
             return Ok(());
         };
-        let ended = self.end_containers();
+        let ended = leftovers::end_containers(self);
         self.subscription = None;
         let ended = ended.and(self.end_daemon());
         for process in Process::all() {
-            if process.is_in_cgroup(&self.namespace) || process.is_about(&folder) {
+            if process.is_in_cgroup(&self.tag) || process.is_about(&folder) {
                 process.signal(Signal::KILL);
             }
         }
-        let swept = leftovers::sweep(&folder, &self.namespace);
+        let swept = leftovers::sweep(&folder, &self.namespace, &self.tag);
         if let Some(owner) = self.folder.take() {
             if self.keep.load(Ordering::Relaxed) || std::thread::panicking() {
                 drop(owner.keep());
@@ -337,31 +355,6 @@ impl Containerd {
             }
         }
         ended.and(swept)
-    }
-
-    /// Ends what tests left, through the front door, so that shims and snapshots go as they should.
-    fn end_containers(&self) -> Result<()> {
-        if i32::try_from(self.child.id())
-            .ok()
-            .and_then(Process::look)
-            .is_none()
-        {
-            bail!("containerd {} is not running", self.configuration.version());
-        }
-        let listed = self.ctr(["containers", "list", "--quiet"]).success()?;
-        for id in listed.stdout.split_whitespace() {
-            let task = self.task(id);
-            if task.status()?.is_some() {
-                // Whatever refuses is ended by signal below, and reported as a leftover if not even that helps.
-                drop(
-                    self.ctr(["task", "delete", "--force", id])
-                        .patience(Duration::from_secs(10))
-                        .output(),
-                );
-            }
-            drop(self.ctr(["container", "delete", id]).output()?);
-        }
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use containerd_shim_protos::api::DeleteResponse;
@@ -53,9 +54,11 @@ impl FakeContainerd {
     ///
     /// When there is no such binary, or the socket cannot be made.
     pub fn of(binary: &Path) -> Result<Self> {
-        let binary = binary
-            .canonicalize()
+        binary
+            .metadata()
             .with_context(|| format!("{}; `make build` makes it", binary.display()))?;
+        // Not canonical: a link's name is the name that the shim is called by.
+        let binary = std::path::absolute(binary).context("find the binary")?;
         let folder = tempfile::Builder::new()
             .prefix("fake-")
             .tempdir_in("/tmp")
@@ -230,7 +233,16 @@ impl FakeContainerd {
     ///
     /// When one stays.
     pub fn shims_end(&self) -> Result<()> {
-        poll::until("the shims end", std::time::Duration::from_secs(10), || {
+        self.shims_end_within(Duration::from_secs(10))
+    }
+
+    /// The same, for those that may take their time.
+    ///
+    /// # Errors
+    ///
+    /// When one stays.
+    pub fn shims_end_within(&self, patience: Duration) -> Result<()> {
+        poll::until("the shims end", patience, || {
             let shims = self.shims();
             if shims.is_empty() {
                 Ok(())

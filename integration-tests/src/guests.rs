@@ -168,7 +168,7 @@ fn naps(time: Duration, then: &str) -> Result<Vec<u8>> {
     ))
 }
 
-/// A module that opens its root until it cannot.
+/// A module that opens its root until it cannot, and exits with the error's number.
 ///
 /// # Errors
 ///
@@ -178,12 +178,15 @@ pub fn opens() -> Result<Vec<u8>> {
         r#"(module
             (import "wasi_snapshot_preview1" "path_open"
                 (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (memory (export "memory") 1)
             (data (i32.const 64) ".")
-            (func (export "_start")
+            (func (export "_start") (local $error i32)
                 (loop
-                    (br_if 0 (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1)
-                        (i32.const 2) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)))))))"#,
+                    (local.set $error (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1)
+                        (i32.const 2) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)))
+                    (br_if 0 (i32.eqz (local.get $error))))
+                (call $exit (local.get $error))))"#,
     )
 }
 

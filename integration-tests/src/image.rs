@@ -150,6 +150,15 @@ impl Image {
         self
     }
 
+    /// What Docker executes every second, to see whether it is well (a field of Docker's images, not of OCI's).
+    #[must_use]
+    pub fn healthcheck<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        let test: Vec<&str> = std::iter::once("CMD").chain(words).collect();
+        let healthcheck = json!({ "Test": test, "Interval": 1_000_000_000_u64 });
+        self.config.insert("Healthcheck", healthcheck);
+        self
+    }
+
     fn list<'a>(mut self, key: &'static str, words: impl IntoIterator<Item = &'a str>) -> Self {
         self.config.insert(key, words.into_iter().collect());
         self
@@ -257,22 +266,22 @@ fn header(mode: u32) -> tar::Header {
     header
 }
 
-fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> Result<()> {
     let mut header = header(0o644);
     header.set_size(bytes.len() as u64);
     tar.append_data(&mut header, path, bytes)
         .with_context(|| format!("add {path}"))
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 

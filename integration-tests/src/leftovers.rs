@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::containerd::Containerd;
+use crate::cri::Cri;
 use crate::poll;
 use crate::processes::Process;
 
@@ -112,11 +114,44 @@ fn network_namespaces(things: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Removes what a private containerd has outside of its folder, and the mounts inside.
-pub(crate) fn sweep(folder: &Path, namespace: &str) -> Result<()> {
+/// Ends what tests left, through the front door, so that shims and snapshots go as they should.
+pub(crate) fn end_containers(containerd: &Containerd) -> Result<()> {
+    if i32::try_from(containerd.pid())
+        .ok()
+        .and_then(Process::look)
+        .is_none()
+    {
+        anyhow::bail!("containerd {} is not running", containerd.version());
+    }
+    if containerd.is_node() {
+        Cri::connect(containerd)?.remove_all()?;
+    }
+    let listed = containerd
+        .ctr(["containers", "list", "--quiet"])
+        .success()?;
+    for id in listed.stdout.split_whitespace() {
+        let task = containerd.task(id);
+        if task.status()?.is_some() {
+            // Whatever refuses is ended by signal below, and reported as a leftover if not even that helps.
+            drop(
+                containerd
+                    .ctr(["task", "delete", "--force", id])
+                    .patience(Duration::from_secs(10))
+                    .output(),
+            );
+        }
+        drop(containerd.ctr(["container", "delete", id]).output()?);
+    }
+    Ok(())
+}
+
+/// Removes what a private containerd has outside of its folder, and the mounts inside: runc's state of its
+/// namespace, and the cgroups below `tag`.
+pub(crate) fn sweep(folder: &Path, namespace: &str, tag: &str) -> Result<()> {
     unmount_below(folder)?;
     let runc = Path::new("/run/containerd/runc").join(namespace);
-    if runc.exists() {
+    // That of Kubernetes is shared with whoever runs it here; runc has left nothing of its own in it.
+    if namespace == tag && runc.exists() {
         std::fs::remove_dir_all(&runc).with_context(|| format!("remove {}", runc.display()))?;
     }
     // Empty cgroups only; one that is not empty is held by a process that the leftovers will name.
@@ -125,18 +160,20 @@ pub(crate) fn sweep(folder: &Path, namespace: &str) -> Result<()> {
         .flatten()
         .flatten()
     {
-        let group = hierarchy.path().join(namespace);
-        for inner in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-            if inner.path().is_dir() {
-                drop(std::fs::remove_dir(inner.path()));
-            }
-        }
-        drop(std::fs::remove_dir(&group));
+        remove_cgroups(&hierarchy.path().join(tag));
     }
-    drop(std::fs::remove_dir(
-        Path::new("/sys/fs/cgroup").join(namespace),
-    ));
+    remove_cgroups(&Path::new("/sys/fs/cgroup").join(tag));
     Ok(())
+}
+
+/// A cgroup with those in it: pods have their containers'.
+fn remove_cgroups(group: &Path) {
+    for inner in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if inner.path().is_dir() {
+            remove_cgroups(&inner.path());
+        }
+    }
+    drop(std::fs::remove_dir(group));
 }
 
 /// Unmounts everything in a folder, the last mount first.

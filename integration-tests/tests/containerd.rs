@@ -30,19 +30,27 @@ mod cases {
     pub(crate) mod hooks;
     pub(crate) mod http;
     pub(crate) mod identity;
+    pub(crate) mod images;
     pub(crate) mod isolation;
     pub(crate) mod limits;
+    pub(crate) mod linux;
     pub(crate) mod metrics;
+    pub(crate) mod mixed;
+    pub(crate) mod packing;
+    pub(crate) mod pods;
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
     pub(crate) mod stdio;
+    pub(crate) mod tls;
     pub(crate) mod worlds;
 }
 
 const MODULES: &[(&str, &[Case])] = &[
     ("fixture", cases::fixture::CASES),
     ("programs", cases::programs::CASES),
+    ("images", cases::images::CASES),
+    ("packing", cases::packing::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("files", cases::files::CASES),
@@ -51,6 +59,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("endings", cases::endings::CASES),
     ("exec", cases::exec::CASES),
     ("refusals", cases::refusals::CASES),
+    ("linux", cases::linux::CASES),
     ("recovery", cases::recovery::CASES),
     ("caching", cases::caching::CASES),
     ("stdio", cases::stdio::CASES),
@@ -58,11 +67,17 @@ const MODULES: &[(&str, &[Case])] = &[
     ("http", cases::http::CASES),
     ("cgroups", cases::cgroups::CASES),
     ("worlds", cases::worlds::CASES),
+    ("tls", cases::tls::CASES),
 ];
+
+/// Those that need Kubernetes' interface.
+const NODE_MODULES: &[(&str, &[Case])] =
+    &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
 
 /// One version's containerd, started by the first case that asks for it.
 struct Daemon {
     version: Version,
+    is_node: bool,
     started: Mutex<Option<Result<Arc<Containerd>, String>>>,
 }
 
@@ -70,7 +85,14 @@ impl Daemon {
     fn get(&self) -> Result<Arc<Containerd>> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let started = started.get_or_insert_with(|| {
-            Containerd::start(&self.version)
+            let configuration = Containerd::builder(&self.version);
+            let configuration = if self.is_node {
+                configuration.node()
+            } else {
+                configuration
+            };
+            configuration
+                .start()
                 .map(Arc::new)
                 .map_err(|error| format!("{error:#}"))
         });
@@ -101,10 +123,13 @@ fn main() -> Result<ExitCode> {
     let before = Leftovers::snapshot();
     let daemons: Vec<_> = Version::found()?
         .into_iter()
-        .map(|version| {
-            Arc::new(Daemon {
-                version,
-                started: Mutex::new(None),
+        .flat_map(|version| {
+            [false, true].map(|is_node| {
+                Arc::new(Daemon {
+                    version: version.clone(),
+                    is_node,
+                    started: Mutex::new(None),
+                })
             })
         })
         .collect();
@@ -114,7 +139,12 @@ fn main() -> Result<ExitCode> {
                 .iter()
                 .map(move |&(sentence, case)| trial(daemon, module, sentence, case))
         };
-        MODULES.iter().flat_map(of_module)
+        let modules = if daemon.is_node {
+            NODE_MODULES
+        } else {
+            MODULES
+        };
+        modules.iter().flat_map(of_module)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let mut ended = Ok(());

@@ -66,7 +66,7 @@ fn a_program_that_cannot_run_has_its_poststop_hooks_run() -> Result<()> {
         "poststop": [notes.hook("poststop", "")],
     });
     let bundle = with_hooks(&fake, "no-wasm", hooks)?
-        .file("/main.wasm", "#!/bin/sh")
+        .file("/main.wasm", "neither")
         .write()?;
     let refused = fake.serve(&bundle)?.create(&bundle);
     ensure!(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::UpdateTaskRequest;
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
@@ -210,7 +210,7 @@ fn every_limit_has_an_exit_of_its_own() -> Result<()> {
     let status = run("opener", guests::opens()?, |config| {
         config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 20, "hard": 20}]);
     })?;
-    ensure!(status == 134, "too many open files: {status}");
+    ensure!(status == 33, "too many open files, EMFILE: {status}");
     let status = run("late", guests::spins()?, |config| {
         config["annotations"]["io.containerd.wasi.v1.deadline"] = "50ms".into();
     })?;
@@ -247,5 +247,42 @@ fn a_shim_may_open_as_much_as_it_can() -> Result<()> {
         matches!(numbers[..], [soft, hard, "files"] if soft == hard && soft != "700"),
         "{numbers:?}"
     );
+    Ok(())
+}
+
+/// Beside guests that compute, the thread that answers containerd comes first, and what it starts does not. Who
+/// keeps a quota waits for nobody.
+#[test]
+fn who_answers_comes_before_guests() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let resources = json!({"cpu": {"quota": 50_000, "period": 100_000}});
+    let (tasks, bundle) = created(&fake, "ordinary", guests::spins()?, &resources)?;
+    tasks.start(bundle.id())?;
+    let pid = fake.shim()?.pid;
+    let mut seen = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?;
+        let stat = fs::read_to_string(thread.path().join("stat"))?;
+        // The name, which may have spaces, then the third field and what follows (proc(5)).
+        let (name, fields) = stat
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(") "))
+            .context("no stat")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let (nice, policy) = (fields[19 - 3], fields[41 - 3]);
+        let expected = match name {
+            _ if thread.file_name().to_str() == Some(&pid.to_string()) => ("-10", "0"),
+            "control" | "wasi-quota" => ("-10", "0"),
+            _ => ("0", "0"),
+        };
+        // A guest's thread is urgent for a moment when its quota stops it.
+        let urgent = name.starts_with("wasi:") && nice == "0";
+        ensure!(urgent || (nice, policy) == expected, "{stat}");
+        seen.push(name.to_owned());
+    }
+    ensure!(seen.iter().any(|name| name == "wasi-quota"), "{seen:?}");
+    ensure!(seen.iter().any(|name| name == "wasi:ordinary"), "{seen:?}");
+    tasks.kill(bundle.id(), KILL)?;
+    tasks.wait(bundle.id())?;
     Ok(())
 }

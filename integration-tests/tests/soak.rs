@@ -25,6 +25,8 @@ use rustix::process::Signal;
 const KILLS: u64 = 100;
 /// How long anything may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a shim without any container waits for its first, and then takes to be gone.
+const ORPHAN: Duration = Duration::from_secs(60).saturating_add(PATIENCE);
 /// What a guest that ends by itself ends with.
 const OWN: u32 = 7;
 
@@ -186,9 +188,10 @@ impl Soak {
             self.takes[usize::from(choice.fresh)] = took;
         }
         if choice.victim == Victim::Start {
-            // containerd runs no `delete` for what never answered.
+            // containerd runs no `delete` for what never answered. A start that was killed between its
+            // answer and its end leaves a daemon that waits for its first container.
             self.fake
-                .shims_end()
+                .shims_end_within(ORPHAN)
                 .context("the daemon of a start that was killed")?;
         }
         self.leaves_nothing(&bundle, exit, choice)?;

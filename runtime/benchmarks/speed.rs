@@ -40,8 +40,9 @@ fn main() -> Result<()> {
         Engine::VERSION
     );
     println!(
-        "{:<10} {:>14} {:>14} {:>7} {:>7} {:>14} {:>7} {:>7}",
-        "", "wasmtime, s", "fence, s", "ratio", "least", "epoch, s", "ratio", "least"
+        "| {:<8} | wasmtime, s | fence, s | ratio | least | epoch, s | ratio | least |\n|---{}",
+        "",
+        "|---".repeat(7) + "|"
     );
     let nothing = folder.path().join("nothing.wasm");
     std::fs::write(
@@ -184,7 +185,7 @@ impl Times {
             |times: &[Duration]| times.iter().min().map_or(f64::NAN, Duration::as_secs_f64);
         let least = |times: &[Duration]| minimum(times) / minimum(&self.wasmtime);
         println!(
-            "{name:<10} {:>14.3} {:>14.3} {:>7.3} {:>7.3} {:>14.3} {:>7.3} {:>7.3}",
+            "| {name:<8} | {:>11.3} | {:>8.3} | {:>5.3} | {:>5.3} | {:>8.3} | {:>5.3} | {:>5.3} |",
             seconds(&self.wasmtime),
             seconds(&self.fence),
             ratio(&self.fence),

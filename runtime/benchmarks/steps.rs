@@ -1,18 +1,20 @@
 //! What each step from a file to an outcome takes.
 //!
-//! `cargo bench -p wasi-benchmarks --bench steps`; `-- --test` only sees whether they work.
+//! `cargo bench -p wasi-benchmarks --bench steps`; `-- --test` only sees whether they work. At the end it prints
+//! the medians as tables for docs/performance.md.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark that cannot run has no figures"
 )]
-#![allow(missing_docs, reason = "criterion_group! makes functions")]
+#![allow(clippy::print_stdout, reason = "its output are tables")]
 
 use std::fs::File;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion};
 use tokio::runtime::{Builder, Runtime};
 use wasi_benchmarks::{Host, file, target};
 use wasi_runtime::{Engine, Guest, Outcome, Output};
@@ -31,6 +33,21 @@ const STAMP: &str = r#"(module
     (func (export "_start")
         (drop (call $time (i32.const 0) (i64.const 1) (i32.const 16)))
         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+/// What is done with each program.
+const STEPS: [&str; 4] = [
+    "load",
+    "load, in use already",
+    "pre-instantiate",
+    "run to its end",
+];
+
+/// What is measured of one program only, by its folder.
+const PARTS: [&str; 3] = [
+    "instantiate_a module (wasmtime alone)",
+    "a module/run to first instruction",
+    "a module/write 8 bytes, exit, free",
+];
 
 fn programs() -> Vec<(&'static str, File)> {
     let guest = |name: &str| File::open(target().join("guests").join(name));
@@ -156,5 +173,51 @@ fn first_and_last(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps, instantiate, first_and_last);
-criterion_main!(benches);
+/// Where criterion keeps what it measured.
+fn results() -> PathBuf {
+    target().join("criterion")
+}
+
+/// The median of a benchmark, if it has run.
+fn median(folder: &Path) -> Option<String> {
+    let estimates = std::fs::read(folder.join("new/estimates.json")).ok()?;
+    let estimates: serde_json::Value = serde_json::from_slice(&estimates).unwrap();
+    let microseconds = estimates["median"]["point_estimate"].as_f64()? / 1000.0;
+    Some(if microseconds < 1000.0 {
+        format!("{microseconds:.0} us")
+    } else {
+        format!("{:.1} ms", microseconds / 1000.0)
+    })
+}
+
+fn tables() {
+    let told = |folder: &Path| median(folder).unwrap_or_default();
+    let programs: Vec<_> = programs().into_iter().map(|(name, _)| name).collect();
+    println!("| | {} |", programs.join(" | "));
+    println!("|---|{}", "---|".repeat(programs.len()));
+    for step in STEPS {
+        let medians = programs
+            .iter()
+            .map(|name| told(&results().join(format!("{step}_{name}"))));
+        println!("| {step} | {} |", medians.collect::<Vec<_>>().join(" | "));
+    }
+    println!("\n| of a module that says the time | |\n|---|---|");
+    for part in PARTS {
+        let name = part.replacen("a module/", "", 1).replace('_', ", ");
+        println!("| {name} | {} |", told(&results().join(part)));
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .output_directory(&results())
+        .configure_from_args();
+    steps(&mut criterion);
+    instantiate(&mut criterion);
+    first_and_last(&mut criterion);
+    criterion.final_summary();
+    // `--test` measures nothing.
+    if !std::env::args().any(|word| word == "--test") {
+        tables();
+    }
+}

@@ -1,79 +1,54 @@
-//! Runs a wasm file: `run FILE.wasm [--dir DIR] [--env NAME=VALUE]... [--cache DIR] [ARGUMENT]...`
+//! Runs a wasm file: `run FILE.wasm [--dir DIR] [--env NAME=VALUE]... [ARGUMENT]...`
 //!
-//! DIR is the guest's root directory. Without `--cache` the artifact is kept in a temporary folder. The
-//! compile child is expected beside the example's folder, where `make build` puts it.
+//! DIR is the guest's root directory. The compile child is expected beside the example's folder, where
+//! `make build` puts it. What it makes is kept in a temporary folder, for this run only.
 
 use std::error::Error;
-use std::fs::{File, Permissions};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
-use std::thread::JoinHandle;
 
 use wasi_runtime::{Cache, Compiler, Engine, Guest, Input, Outcome, Output, Preopen};
 
+const USAGE: &str = "usage: run FILE.wasm [--dir DIR] [--env NAME=VALUE]... [ARGUMENT]...";
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
-    let file = words
-        .next()
-        .ok_or("usage: run FILE.wasm [OPTION]... [ARGUMENT]...")?;
-    let temporary = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir()?;
-    let mut folder = temporary.path().to_path_buf();
-    let (stdout, stdout_copied) = relay(std::io::stdout().as_fd().try_clone_to_owned()?)?;
-    let (stderr, stderr_copied) = relay(std::io::stderr().as_fd().try_clone_to_owned()?)?;
+    let file = words.next().ok_or(USAGE)?;
+    // Opened anew: what the shell shares with this process is not to become non-blocking.
+    let output = |path| OpenOptions::new().append(true).open(path);
     let mut guest = Guest {
         args: vec![file.clone()],
-        // Opened anew: what the shell shares with this process is not to become non-blocking.
         stdin: Input::from_fd(File::open("/dev/stdin")?.into())?,
-        stdout,
-        stderr,
+        stdout: Output::from_fd(output("/dev/stdout")?.into())?,
+        stderr: Output::from_fd(output("/dev/stderr")?.into())?,
         ..Guest::default()
     };
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or(format!("{word} wants a value"));
         match word.as_str() {
             "--dir" => guest.preopens.push(Preopen {
-                directory: File::open(value()?)?.into(),
+                directory: File::open(words.next().ok_or(USAGE)?)?.into(),
                 name: "/".to_owned(),
             }),
             "--env" => {
-                let variable = value()?;
-                let (name, value) = variable.split_once('=').ok_or("--env wants NAME=VALUE")?;
+                let variable = words.next().ok_or(USAGE)?;
+                let (name, value) = variable.split_once('=').ok_or(USAGE)?;
                 guest.env.push((name.to_owned(), value.to_owned()));
             }
-            "--cache" => folder = value()?.into(),
             _ => guest.args.extend([word].into_iter().chain(words.by_ref())),
         }
     }
-    let program = std::env::current_exe()?.with_file_name("../containerd-shim-wasi-compile");
-    let cache = Cache::new(File::open(folder)?.into(), Compiler::new(program))?;
+    let private = Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().permissions(private).tempdir()?;
+    let compiler = std::env::current_exe()?.with_file_name("../containerd-shim-wasi-compile");
+    let cache = Cache::new(File::open(folder.path())?.into(), Compiler::new(compiler))?;
     let loaded = cache.load(&Engine::new()?, &File::open(file)?)?;
     let prepared = loaded.artifact.prepare(guest)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let outcome = runtime.block_on(prepared.run());
-    for copied in [stdout_copied, stderr_copied] {
-        copied.join().expect("copying does not panic")?;
-    }
-    Ok(match outcome {
-        Outcome::Exited(code) => u8::try_from(code).unwrap_or(u8::MAX).into(),
-        Outcome::Trapped { .. } | Outcome::StackOverflow { .. } | Outcome::TooMany { .. } => {
-            ExitCode::from(134)
-        }
-        Outcome::DeadlineExceeded { .. } => ExitCode::from(124),
-        Outcome::OutOfMemory { .. } | Outcome::Killed => ExitCode::from(137),
-    })
-}
-
-type Copying = JoinHandle<io::Result<u64>>;
-
-/// A pipe for the guest to write to, and the thread that copies it to `to`.
-fn relay(to: OwnedFd) -> Result<(Output, Copying), Box<dyn Error>> {
-    let (mut reader, writer) = io::pipe()?;
-    let thread = std::thread::spawn(move || io::copy(&mut reader, &mut File::from(to)));
-    Ok((Output::from_fd(writer.into())?, thread))
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let outcome = runtime.enable_all().build()?.block_on(prepared.run());
+    let Outcome::Exited(code) = outcome else {
+        // The guest's stderr has the reason already.
+        return Ok(ExitCode::from(134));
+    };
+    Ok(u8::try_from(code).unwrap_or(u8::MAX).into())
 }

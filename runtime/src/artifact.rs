@@ -24,7 +24,7 @@ pub struct Artifact {
 pub(crate) enum Code {
     /// A core module for WASI 0.1.
     Module(Module),
-    /// A component for WASI 0.2.
+    /// A component for WASI 0.2 or 0.3.
     Component(Component),
 }
 
@@ -145,7 +145,11 @@ impl Artifact {
         match (&self.code, self.serves_http(guest.export.as_deref())) {
             (Code::Component(component), true) => {
                 let service = guest.http.take().ok_or(Error::NoSocket)?;
-                let handler = component::link_service(component, &guest)?;
+                let handler = component::link_service(
+                    component,
+                    &guest,
+                    self.engine.settings().asynchronous,
+                )?;
                 return Prepared::service(service, handler, host, interrupter, guest);
             }
             (_, _) if guest.http.is_some() => return Err(Error::NoHandler),
@@ -154,7 +158,9 @@ impl Artifact {
         let mut store = store(self.engine.wasmtime(), host, &guest, &interrupter);
         let call = match &self.code {
             Code::Module(module) => module::link(module, &guest, &mut store)?,
-            Code::Component(component) => component::link(component, &guest)?,
+            Code::Component(component) => {
+                component::link(component, &guest, self.engine.settings().asynchronous)?
+            }
         };
         Prepared::new(store, call, interrupter, guest)
     }
@@ -170,6 +176,8 @@ pub(crate) fn store(
     let mut store = Store::new(engine, host);
     store.limiter(|host| &mut host.limiter);
     store.set_hostcall_fuel(largest_transfer(&guest.budget));
+    // What components make themselves, beside what the host gives them.
+    store.set_max_component_handles(guest.limits.handles);
     match interrupter.means() {
         Means::Fence(fence) => {
             faults::handle(&mut store, Arc::clone(fence), interrupter.switch());

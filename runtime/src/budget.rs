@@ -11,6 +11,7 @@ use crate::limits::MemoryLimitHit;
 use crate::meter::Meter;
 use crate::quota::{CpuQuota, Throttling};
 use crate::throttle::{Nap, Throttle, Watched};
+use crate::urgency::Urgency;
 use crate::{Error, Interrupter};
 
 /// A budget. Clones are the same one. The default has no limit.
@@ -214,6 +215,7 @@ impl Drop for Expense<'_> {
 
 /// The thread of a quota.
 fn watch(budget: &Weak<Shared>) {
+    Urgency::of_orders();
     while let Some(shared) = budget.upgrade() {
         let nap = shared.throttle.look(&shared.meter);
         // If it is the last one the thread wakes itself, and ends.

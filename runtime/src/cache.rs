@@ -76,6 +76,9 @@ impl Cache {
     /// thousands of ordinary programs.
     pub const LIMIT: u64 = 4 << 30;
 
+    /// The largest program that is compiled, in bytes.
+    pub const LARGEST: u64 = MAX_WASM;
+
     /// The cache in `directory`, an open folder; `compiler` is run for what is not in it.
     ///
     /// # Errors
@@ -119,20 +122,49 @@ impl Cache {
         wasm: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
-        // First, so that the program is what was used last.
-        let landing = match engine.interruption() {
-            Interruption::Fence => Some(self.landing(engine, watch)?),
-            Interruption::Epoch => None,
-        };
+        if engine.settings().interruption == Interruption::Fence {
+            // First, so that the program is what was used last.
+            self.landing(engine, watch)?;
+        }
         let (code, file, origin) = self.load_code(engine, wasm, watch)?;
-        let means = match landing {
-            Some(landing) => Means::Fence(Arc::new(Fence::new(code, landing))),
-            None => Means::Epoch(engine.shared(), Arc::new(code)),
-        };
         Ok(Loaded {
-            artifact: Artifact::new(engine, self.shared.means(engine, file, means)),
+            artifact: self.artifact(engine, code, file, watch)?,
             origin,
         })
+    }
+
+    /// Code with what stops it.
+    fn artifact(
+        &self,
+        engine: &Engine,
+        code: Code,
+        file: EntryFile,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Artifact, Error> {
+        let means = match engine.settings().interruption {
+            Interruption::Fence => {
+                Means::Fence(Arc::new(Fence::new(code, self.landing(engine, watch)?)))
+            }
+            Interruption::Epoch => Means::Epoch(engine.shared(), Arc::new(code)),
+        };
+        Ok(Artifact::new(
+            engine,
+            self.shared.means(engine, file, means),
+        ))
+    }
+
+    /// The code of the wasm that has this SHA-256, if it was compiled before; the wasm itself is not needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cache`] when the host fails.
+    pub fn find(&self, engine: &Engine, sha256: &[u8; 32]) -> Result<Option<Artifact>, Error> {
+        let name = name(engine, &Digest::from(*sha256));
+        match self.lookup(engine, &name)? {
+            Lookup::Found(code, file) => self.artifact(engine, code, file, &mut |_| {}).map(Some),
+            // What is damaged, whoever has the wasm finds out again, and replaces.
+            Lookup::Missing | Lookup::Damaged(_) => Ok(None),
+        }
     }
 
     /// What every program of `engine` needs to be killed; loaded once.
@@ -163,8 +195,7 @@ impl Cache {
             });
         }
         let digest = Digest::of(wasm, size).map_err(read())?;
-        let fingerprint = wasi_settings::fingerprint(engine.interruption());
-        let name = format!("{digest}-{fingerprint}");
+        let name = name(engine, &digest);
         if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
             return Ok((code, file, Origin::Mapped));
         }
@@ -232,7 +263,7 @@ impl Cache {
             .map_err(Error::cache(format!("create {temporary}")))?;
         let mut make = || {
             self.compiler
-                .compile(wasm, digest, engine.interruption(), &file, watch)?;
+                .compile(wasm, digest, engine.settings(), &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
                 .map_err(Error::cache(format!("seal {temporary}")))?;
@@ -251,4 +282,10 @@ impl Cache {
         }
         made
     }
+}
+
+/// What the entry of the wasm with this digest is called.
+fn name(engine: &Engine, digest: &Digest) -> String {
+    let fingerprint = wasi_settings::fingerprint(engine.settings());
+    format!("{digest}-{fingerprint}")
 }

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
-use wasi_settings::Interruption;
+use wasi_settings::{EXIT_ASYNCHRONOUS, Settings};
 
 use crate::Error;
+use crate::component::ASYNCHRONOUS;
 use crate::entry::Digest;
 
 /// How much of the child's complaint is passed on, in bytes.
@@ -74,7 +75,7 @@ impl Compiler {
         &self,
         wasm: &File,
         digest: &Digest,
-        interruption: Interruption,
+        settings: Settings,
         artifact: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -83,12 +84,18 @@ impl Compiler {
             source,
         };
         let mut run = self
-            .spawn(wasm, digest, interruption, artifact)
+            .spawn(wasm, digest, settings, artifact)
             .map_err(failed)?;
         let size = wasm.metadata().map_err(failed)?.len();
         let mut report = |elapsed| watch(Progress::Compiling { elapsed, size });
         let reason = match run.wait(self.patience, &mut report).map_err(failed)? {
             Some(status) if status.success() => return Ok(()),
+            Some(status) if status.code() == Some(EXIT_ASYNCHRONOUS.into()) => {
+                return Err(Error::Off {
+                    what: "is a component of WASI 0.3".to_owned(),
+                    option: ASYNCHRONOUS,
+                });
+            }
             Some(status) => reason(status, &run.words()),
             None => format!(
                 "the compiler was stopped after {:?}, which no ordinary module takes",
@@ -102,13 +109,13 @@ impl Compiler {
         &self,
         wasm: &File,
         digest: &Digest,
-        interruption: Interruption,
+        settings: Settings,
         artifact: &File,
     ) -> io::Result<Run> {
         let mut wasm = wasm.try_clone()?;
         wasm.rewind()?;
         let child = Command::new(&self.program)
-            .args([&digest.to_string(), interruption.name()])
+            .args([&digest.to_string(), &settings.name()])
             .env_clear()
             .stdin(wasm)
             .stdout(artifact.try_clone()?)

@@ -1,4 +1,5 @@
-//! Linking a component: WASI 0.2 and what comes with it, and what of the component is to be called.
+//! Linking a component: WASI 0.2 and what comes with it, WASI 0.3 where the engine has it, and what of the
+//! component is to be called.
 
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
@@ -11,7 +12,7 @@ use crate::call::Call;
 use crate::host::Host;
 use crate::{Error, Guest, filesystem};
 
-/// What components can import: every interface of these WASI 0.2 packages.
+/// What components can import: every interface of these WASI packages.
 const WORLD: [&str; 8] = [
     "wasi:cli",
     "wasi:clocks",
@@ -25,23 +26,37 @@ const WORLD: [&str; 8] = [
 /// A package that is there if [`Guest::tls`] says so.
 const TLS: &str = "wasi:tls";
 
-/// Links `component`, to call what `guest` asks for.
-pub(crate) fn link(component: &Component, guest: &Guest) -> Result<Call, Error> {
-    let program = linked(component, guest)?;
+/// What turns on the components that only an asynchronous engine has.
+pub(crate) const ASYNCHRONOUS: &str = "wasi-0.3";
+
+/// Links `component`, to call what `guest` asks for. WASI 0.3 is there on an `asynchronous` engine.
+pub(crate) fn link(
+    component: &Component,
+    guest: &Guest,
+    asynchronous: bool,
+) -> Result<Call, Error> {
+    let program = linked(component, guest, asynchronous)?;
     if let Some(export) = &guest.export {
-        let export = asked(component, export)?;
+        let export = asked(component, export, asynchronous)?;
+        return Ok(Call::Component { program, export });
+    }
+    if asynchronous && let Some(export) = run_0_3(component) {
         return Ok(Call::Component { program, export });
     }
     CommandPre::new(program)
         .map(Call::Command)
         .map_err(|_| Error::NoEntrypoint {
             wanted: "wasi:cli/run@0.2",
-            callable: callable(component),
+            callable: callable(component, asynchronous),
         })
 }
 
 /// `component`, with all that it imports.
-fn linked(component: &Component, guest: &Guest) -> Result<InstancePre<Host>, Error> {
+fn linked(
+    component: &Component,
+    guest: &Guest,
+    asynchronous: bool,
+) -> Result<InstancePre<Host>, Error> {
     let engine = component.engine();
     let imports: Vec<String> = component
         .component_type()
@@ -67,12 +82,21 @@ fn linked(component: &Component, guest: &Guest) -> Result<InstancePre<Host>, Err
         && let Some(import) = imports.iter().find(|name| package(name) == TLS)
     {
         return Err(Error::Off {
-            import: import.clone(),
+            what: format!("imports {import}"),
             option: "wasi-tls",
         });
     }
-    linker(engine, |name| {
-        imports.iter().any(|import| package(import) == name)
+    let new = imports.iter().find(|name| is_0_3(name));
+    if !asynchronous && let Some(import) = new {
+        return Err(Error::Off {
+            what: format!("imports {import}"),
+            option: ASYNCHRONOUS,
+        });
+    }
+    linker(engine, new.is_some(), |name, wanted| {
+        imports
+            .iter()
+            .any(|import| package(import) == name && is_0_3(import) == wanted)
     })
     .map_err(Error::engine)?
     .instantiate_pre(component)
@@ -91,7 +115,7 @@ const COMMAND: &str = "wasi:cli/run@0.2.0";
 pub(crate) fn serves(component: &Component, export: Option<&str>) -> bool {
     let has = |interface| component.get_export_index(None, interface).is_some();
     let Some(export) = export else {
-        return has(HANDLER) && !has(COMMAND);
+        return has(HANDLER) && !has(COMMAND) && run_0_3(component).is_none();
     };
     let interface = export.strip_suffix("#handle").unwrap_or(export);
     let named = interface == "wasi:http/incoming-handler" && has(HANDLER);
@@ -99,24 +123,61 @@ pub(crate) fn serves(component: &Component, export: Option<&str>) -> bool {
 }
 
 /// Links `component`, whose handler `guest` asks for.
-pub(crate) fn link_service(component: &Component, guest: &Guest) -> Result<ProxyPre<Host>, Error> {
-    ProxyPre::new(linked(component, guest)?).map_err(|error| Error::Import {
+pub(crate) fn link_service(
+    component: &Component,
+    guest: &Guest,
+    asynchronous: bool,
+) -> Result<ProxyPre<Host>, Error> {
+    let program = linked(component, guest, asynchronous)?;
+    ProxyPre::new(program).map_err(|error| Error::Import {
         reason: format!("{error:#}"),
     })
 }
 
-/// All of the world; packages that few import only if `imports` says so.
-fn linker(engine: &Engine, imports: impl Fn(&str) -> bool) -> wasmtime::Result<Linker<Host>> {
+/// Whether an interface is one of WASI 0.3.
+fn is_0_3(name: &str) -> bool {
+    name.starts_with("wasi:")
+        && name
+            .rsplit_once('@')
+            .is_some_and(|(_, version)| version.starts_with("0.3."))
+}
+
+/// The start of a component of WASI 0.3, whatever the last number of its version.
+fn run_0_3(component: &Component) -> Option<ComponentExportIndex> {
+    let engine = component.engine();
+    let (interface, _) = component
+        .component_type()
+        .exports(engine)
+        .map(|(name, _)| (name.to_owned(), ()))
+        .find(|(name, ())| name.starts_with("wasi:cli/run@") && is_0_3(name))?;
+    let interface = component.get_export_index(None, &interface)?;
+    component.get_export_index(Some(&interface), "run")
+}
+
+/// All of the world, with WASI 0.3 if it is `new`; packages that few import only if `imports` says so, of
+/// a package and whether it is the one of 0.3.
+fn linker(
+    engine: &Engine,
+    new: bool,
+    imports: impl Fn(&str, bool) -> bool,
+) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     filesystem::add_to_component_linker(&mut linker)?;
-    if imports("wasi:http") {
+    if new {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        filesystem::add_to_asynchronous_linker(&mut linker)?;
+    }
+    if imports("wasi:http", false) {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     }
-    if imports("wasi:config") {
+    if imports("wasi:http", true) {
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    if imports("wasi:config", false) {
         wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
     }
-    if imports(TLS) {
+    if imports(TLS, false) {
         let mut options = LinkOptions::default();
         options.tls(true);
         wasmtime_wasi_tls::p2::add_to_linker(&mut linker, &options)?;
@@ -126,9 +187,15 @@ fn linker(engine: &Engine, imports: impl Fn(&str) -> bool) -> wasmtime::Result<L
 
 /// Finds `FUNCTION` or `INTERFACE#FUNCTION`. A version of an interface is one that semver says it
 /// fits.
-fn asked(component: &Component, export: &str) -> Result<ComponentExportIndex, Error> {
+fn asked(
+    component: &Component,
+    export: &str,
+    asynchronous: bool,
+) -> Result<ComponentExportIndex, Error> {
     let reason = match find(component, export) {
-        Some((ComponentItem::ComponentFunc(of), index)) if fits(&of) => return Ok(index),
+        Some((ComponentItem::ComponentFunc(of), index)) if fits(&of, asynchronous) => {
+            return Ok(index);
+        }
         Some((ComponentItem::ComponentFunc(_), _)) => {
             "it takes parameters, or what it returns is no exit code".to_owned()
         }
@@ -138,7 +205,7 @@ fn asked(component: &Component, export: &str) -> Result<ComponentExportIndex, Er
     Err(Error::NoExport {
         wanted: export.to_owned(),
         reason,
-        callable: callable(component),
+        callable: callable(component, asynchronous),
     })
 }
 
@@ -151,18 +218,18 @@ fn find(component: &Component, export: &str) -> Option<(ComponentItem, Component
 }
 
 /// The functions that could be asked for.
-fn callable(component: &Component) -> Vec<String> {
+fn callable(component: &Component, asynchronous: bool) -> Vec<String> {
     let engine = component.engine();
     let mut callable = Vec::new();
     for (name, export) in component.component_type().exports(engine) {
         if let ComponentItem::ComponentFunc(of) = &export.ty
-            && fits(of)
+            && fits(of, asynchronous)
         {
             callable.push(name.to_owned());
         } else if let ComponentItem::ComponentInstance(interface) = &export.ty {
             for (function, export) in interface.exports(engine) {
                 if let ComponentItem::ComponentFunc(of) = &export.ty
-                    && fits(of)
+                    && fits(of, asynchronous)
                 {
                     callable.push(format!("{name}#{function}"));
                 }
@@ -173,7 +240,7 @@ fn callable(component: &Component) -> Vec<String> {
 }
 
 /// Whether a function takes nothing and returns what can be an exit code.
-fn fits(function: &ComponentFunc) -> bool {
+fn fits(function: &ComponentFunc, asynchronous: bool) -> bool {
     let mut results = function.results();
     let returns = match (results.next(), results.next()) {
         (None, _) => true,
@@ -183,5 +250,5 @@ fn fits(function: &ComponentFunc) -> bool {
         ),
         (Some(_), Some(_)) => false,
     };
-    returns && function.params().len() == 0 && !function.async_()
+    returns && function.params().len() == 0 && (asynchronous || !function.async_())
 }

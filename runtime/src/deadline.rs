@@ -10,6 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::urgency::Urgency;
 use crate::{Error, Interrupter};
 
 /// Ends a guest when its time is over. Dropped, it ends nobody any more.
@@ -29,6 +30,7 @@ impl Deadline {
         let told = Arc::clone(&passed);
         let thread = std::thread::Builder::new().name("wasi-deadline".to_owned());
         let thread = thread.spawn(move || {
+            Urgency::of_orders();
             // An error is the guest having ended, or never begun.
             if started.recv().is_ok()
                 && started.recv_timeout(after) == Err(RecvTimeoutError::Timeout)

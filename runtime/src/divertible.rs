@@ -42,6 +42,31 @@ impl Divertible {
     }
 }
 
+/// Whether the first instruction of `code` moves a frame. Async-signal-safe.
+///
+/// A function that calls another in its place, with more arguments on the stack than it has, makes room for
+/// them as it begins: it moves its frame down by some bytes, with r11.
+///
+/// ```text
+/// sub  rsp, N
+/// mov  rbp, rsp
+/// mov  r11, [rsp + N]        from here the frame pointer is that of a frame in which is whatever was there,
+/// mov  [rsp], r11            which may be numbers of the guest's choice
+/// mov  r11, [rsp + N + 8]
+/// mov  [rsp + 8], r11        to here
+/// ```
+///
+/// (cranelift-codegen 0.135, `isa/x64/abi.rs`, `gen_clobber_save`.) These are those four. The same instructions
+/// elsewhere do no harm: the guest goes on to the next one that it is stopped at.
+pub(crate) fn moves_frame(code: &[u8]) -> bool {
+    matches!(
+        code,
+        [0x4c, 0x8b, 0x5c | 0x9c, 0x24, ..]
+            | [0x4c, 0x89, 0x1c, 0x24, ..]
+            | [0x4c, 0x89, 0x5c, 0x24, 8, ..]
+    )
+}
+
 /// Whether a piece of code of this name runs inside of the guest.
 fn is_divertible(name: &str) -> bool {
     // The program's own name for a function comes after this, and may be anything.

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use wasi_settings::Interruption;
+use wasi_settings::{Interruption, Settings};
 
 use crate::Error;
 use crate::landing::Landing;
@@ -18,7 +18,7 @@ const STACK: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Engine {
     wasmtime: WasmtimeEngine,
-    interruption: Interruption,
+    settings: Settings,
     /// Loaded with the first program that needs it.
     pub(crate) landing: Arc<OnceLock<Landing>>,
 }
@@ -43,7 +43,7 @@ impl Engine {
     ///
     /// [`Error::Engine`] when the host cannot run wasmtime (no memory, an unsupported processor).
     pub fn new() -> Result<Self, Error> {
-        Self::with(Interruption::BEST)
+        Self::with(Interruption::BEST.into())
     }
 
     /// Makes an engine whose guests look for interruptions themselves, in each loop and function: slower,
@@ -54,17 +54,30 @@ impl Engine {
     ///
     /// As [`Engine::new`].
     pub fn with_epochs() -> Result<Self, Error> {
-        Self::with(Interruption::Epoch)
+        Self::with(Interruption::Epoch.into())
     }
 
-    fn with(interruption: Interruption) -> Result<Self, Error> {
-        let mut config = wasi_settings::config(interruption);
+    /// Makes an engine that runs components of WASI 0.3, too, which wasmtime calls experimental. Everything
+    /// else runs on it as on another engine; a component a little slower, for the bookkeeping.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::new`].
+    pub fn with_wasi_0_3() -> Result<Self, Error> {
+        Self::with(Settings {
+            interruption: Interruption::BEST,
+            asynchronous: true,
+        })
+    }
+
+    fn with(settings: Settings) -> Result<Self, Error> {
+        let mut config = wasi_settings::config(settings);
         // Of the 2 MiB that wasmtime maps for it, host functions have the other half.
         config.max_wasm_stack(STACK);
         let engine = wasmtime::Engine::new(&config).map_err(Error::engine)?;
         Ok(Self {
             wasmtime: WasmtimeEngine(engine),
-            interruption,
+            settings,
             landing: Arc::default(),
         })
     }
@@ -77,7 +90,7 @@ impl Engine {
         self.wasmtime.clone()
     }
 
-    pub(crate) fn interruption(&self) -> Interruption {
-        self.interruption
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings
     }
 }

@@ -30,6 +30,12 @@ impl fmt::Display for Digest {
     }
 }
 
+impl From<[u8; 32]> for Digest {
+    fn from(sha256: [u8; 32]) -> Self {
+        Self(sha256)
+    }
+}
+
 impl Digest {
     /// Of the first `length` bytes of `file`, wherever its position is.
     pub(crate) fn of(file: &File, length: u64) -> io::Result<Self> {

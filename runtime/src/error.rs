@@ -33,11 +33,11 @@ pub enum Error {
         /// What wasmtime says of it.
         reason: String,
     },
-    /// An import that has to be asked for. The caller's fault.
-    #[error("it imports {import}, which is off; the option {option} turns it on")]
+    /// Something that has to be asked for. The caller's fault.
+    #[error("it {what}, which is off; the option {option} turns it on")]
     Off {
-        /// What it imports.
-        import: String,
+        /// What it does or is.
+        what: String,
         /// What turns it on.
         option: &'static str,
     },

@@ -10,14 +10,19 @@ use wasmtime::Store;
 #[cfg(target_arch = "x86_64")]
 use wasmtime::unix::StoreExt as _;
 
-use crate::fence::Fence;
+use crate::fence::{Fence, Spot};
 use crate::interrupt::Switch;
+
+/// No instruction has more bytes (Intel's manual, volume 2, 2.3.11).
+#[cfg(target_arch = "x86_64")]
+const LONGEST: usize = 15;
 
 /// Makes guests of `store` obey `fence`, as `switch` is set.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "a signal handler cannot be safe in general")]
 #[allow(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "registers have 64 bits here, as has usize"
 )]
 pub(crate) fn handle<T>(store: &mut Store<T>, fence: Arc<Fence>, switch: Arc<Switch>) {
@@ -32,15 +37,17 @@ pub(crate) fn handle<T>(store: &mut Store<T>, fence: Arc<Fence>, switch: Arc<Swi
             let context = context.cast_mut().cast::<libc::ucontext_t>();
             ((*info).si_addr().addr(), &mut (*context).uc_mcontext.gregs)
         };
-        let [rip, rsp] = [libc::REG_RIP, libc::REG_RSP].map(|register| register as usize);
-        let pc = registers[rip].cast_unsigned() as usize;
-        // An instruction that cannot be fetched, of this code.
-        if address != pc || !fence.contains(pc) {
+        let [rip, rsp, rbp] =
+            [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(|register| register as usize);
+        let [pc, sp, fp] = [rip, rsp, rbp].map(|register| registers[register] as usize);
+        // An instruction that cannot be fetched, of this code. While a protection changes, of one that is
+        // on two pages it may be the second half: that is the address then.
+        if address.wrapping_sub(pc) >= LONGEST || !fence.contains(pc) {
             return false;
         }
-        if let Some(landing) = switch.at_fence(&fence, pc) {
+        if let Some(landing) = switch.at_fence(&fence, Spot { pc, sp, fp }) {
             // As if there had been a call at `pc`: the stack is aligned, with the return address on it.
-            let sp = (registers[rsp].cast_unsigned() as usize & !15) - size_of::<usize>();
+            let sp = (sp & !15) - size_of::<usize>();
             // SAFETY: `pc` is in a function of the guest, or one that it leaves by. Its stack is mapped
             // and writable well below its stack pointer: wasmtime's check of the stack in functions keeps
             // `async_stack_size - max_wasm_stack`, more than a megabyte, for the host. Code for x86-64 by

@@ -20,8 +20,9 @@
 //! - wasmtime sets the protection of code once, when it is loaded, and unmaps it with the last
 //!   [`Module`](wasmtime::Module) or [`Component`](wasmtime::component::Component) that has it; a
 //!   fence has one. Code stays readable, so that looking up traps and frames works meanwhile.
-//! - A fault is ours if the address that could not be accessed is the instruction's own, in this code:
-//!   guests access no such address as data. It comes to us first, by `Store::set_signal_handler`, with
+//! - A fault is ours if the address that could not be accessed is in the instruction itself, in this code:
+//!   guests access no such address as data. It need not be its first byte: a protection changes page
+//!   by page, and an instruction may be on two. It comes to us first, by `Store::set_signal_handler`, with
 //!   the thread's registers; the handler touches atomics and sleeps in `futex`, nothing else.
 //! - Waiting in a handler leaves the registers as they were. The guest notices nothing.
 //! - Going on in the landing is a call to a function whose only instruction traps. wasmtime ends a trap
@@ -30,12 +31,20 @@
 //!   functions of the program and where these leave for the host, but not where the host enters, which is
 //!   told by the symbols of the artifact ([`Divertible`]). The frames are walked, for the backtrace, by
 //!   the frame pointer: wasmtime compiles all of these functions with one, and the call leaves it alone.
-//! - After a kill no instance of the store runs again: the store is dropped.
+//!   It is the function's own or its caller's, and either is a frame that is whole, but for the moment
+//!   in which a function moves its frame ([`moves_frame`]): that one is let go on.
+//! - A trap comes back from every host function that called the guest (what wasmtime itself does for
+//!   the component model does so, and nothing else here calls guests), so the code that called the host runs
+//!   on as little as the code that was stopped.
+//! - After a kill no instance of the store runs again: the store is dropped. To drop a guest that waits in the
+//!   host runs some of its code once more, on its way out: see `Guarded` in `crate::interrupt`.
+//! - What the kernel refuses, as it does when the process has as many mappings as it may have and one
+//!   is to be split, is tried again: a fence that does not come down would stop guests that nobody meant.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -43,8 +52,11 @@ use rustix::mm::{MprotectFlags, mprotect};
 use rustix::thread::futex;
 
 use crate::artifact::Code;
-use crate::divertible::Divertible;
+use crate::divertible::{Divertible, moves_frame};
 use crate::landing::Landing;
+
+/// How long after a refusal of the kernel's it is asked again.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// The fence of one artifact. All guests that run it share it.
 pub(crate) struct Fence {
@@ -56,6 +68,17 @@ pub(crate) struct Fence {
     up: AtomicU32,
     /// Held by whoever has the fence up.
     raised: Mutex<()>,
+}
+
+/// Where a thread meets a fence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot {
+    /// The instruction that it cannot execute.
+    pub(crate) pc: usize,
+    /// Its stack pointer.
+    pub(crate) sp: usize,
+    /// Its frame pointer.
+    pub(crate) fp: usize,
 }
 
 impl fmt::Debug for Fence {
@@ -88,28 +111,49 @@ impl Fence {
         self.text.contains(&pc)
     }
 
-    /// Where to go on from `pc` to trap, if that can be done from there.
-    pub(crate) fn landing_from(&self, pc: usize) -> Option<usize> {
+    /// Where to go on from `spot` to trap, if that can be done from there.
+    pub(crate) fn landing_from(&self, spot: Spot) -> Option<usize> {
         // Made before the fence was up for the first time; without it nobody gets here.
         let divertible = self.divertible.get()?;
-        divertible
-            .contains(pc - self.text.start)
-            .then(|| self.landing.address())
+        let offset = spot.pc - self.text.start;
+        let moving = spot.sp == spot.fp && moves_frame(&self.code.text()[offset..]);
+        (divertible.contains(offset) && !moving).then(|| self.landing.address())
     }
 
     /// Keeps every thread from executing the code during `meanwhile`, if it is still wanted when it is
-    /// this caller's turn: if `word` is `value`.
-    pub(crate) fn raise(&self, word: &AtomicU32, value: u32, meanwhile: impl FnOnce()) {
-        let _raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+    /// this caller's turn: if `word` is `value`. Who is not `patient` does nothing while it is another's.
+    pub(crate) fn raise(
+        &self,
+        patient: bool,
+        word: &AtomicU32,
+        value: u32,
+        meanwhile: impl FnOnce(),
+    ) {
+        let _raised = match self.raised.try_lock() {
+            Ok(raised) => raised,
+            Err(TryLockError::Poisoned(raised)) => raised.into_inner(),
+            Err(TryLockError::WouldBlock) if !patient => return,
+            Err(TryLockError::WouldBlock) => {
+                self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         if word.load(SeqCst) != value {
             return;
         }
         self.divertible
             .get_or_init(|| Divertible::of(self.code.image(), self.text.len()));
         self.up.store(1, SeqCst);
-        self.protect(MprotectFlags::READ);
-        meanwhile();
-        self.protect(MprotectFlags::READ | MprotectFlags::EXEC);
+        // A part of it may be up when it fails.
+        if self.protect(MprotectFlags::READ).is_ok() {
+            meanwhile();
+        }
+        while self
+            .protect(MprotectFlags::READ | MprotectFlags::EXEC)
+            .is_err()
+        {
+            // Guests that nobody meant stand still; those that end have mappings to give back.
+            wait(&self.up, 1, Some(RETRY));
+        }
         self.up.store(0, SeqCst);
         wake(&self.up);
     }
@@ -122,15 +166,12 @@ impl Fence {
     }
 
     #[allow(unsafe_code, reason = "changing a protection has no safe interface")]
-    fn protect(&self, flags: MprotectFlags) {
+    fn protect(&self, flags: MprotectFlags) -> rustix::io::Result<()> {
         // SAFETY: the range is the text of `self.code`, which keeps it mapped, whole pages of it as
         // wasmtime itself protects it. Nobody writes to it, reading stays possible, and whoever executes
         // it meanwhile faults, and is looked after by `crate::interrupt`: every store that runs this code
         // is made by `Artifact::prepare` and has its handler.
-        let changed = unsafe { mprotect(self.text.start as *mut _, self.text.len(), flags) };
-        // The mapping is as it was when wasmtime did the same to it. Without it guests that nobody
-        // wanted to stop would stand still for ever.
-        changed.expect("the protection of code can be changed as it was when it was loaded");
+        unsafe { mprotect(self.text.start as *mut _, self.text.len(), flags) }
     }
 }
 

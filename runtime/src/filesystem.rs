@@ -23,15 +23,22 @@
 //! know; a file system that is read-only and a rename across mounts are told as what they are
 //! ([`cause`]).
 //!
-//! There is one implementation for each world, since WASI 0.1 keeps its descriptors to itself:
-//! [`modules`] and [`components`].
+//! Files that have no positions, FIFOs above all, are read and written as streams ([`unseekable`]). And
+//! a guest that has too many files open is told so when it opens the next, as a process is.
+//!
+//! There is one implementation for each world, since WASI 0.1 keeps its descriptors to itself and 0.3 is
+//! asynchronous: [`modules`], [`components`] and [`asynchronous`].
 
+mod asynchronous;
 mod cause;
 mod components;
 mod descriptors;
 mod files;
+mod flows;
 mod modules;
 mod route;
+mod streams;
+mod unseekable;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -39,13 +46,15 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+pub(crate) use self::asynchronous::add_to_linker as add_to_asynchronous_linker;
 pub(crate) use self::components::add_to_linker as add_to_component_linker;
 pub(crate) use self::modules::add_to_linker as add_to_module_linker;
 use self::route::{Last, Route};
+pub(crate) use self::unseekable::Unseekable;
 
 /// The directories that a guest was given, by their names in the guest.
 #[derive(Clone)]
@@ -92,18 +101,33 @@ impl Preopens {
     }
 
     /// Makes a symlink, whose target may be absolute: wasmtime-wasi refuses that.
-    async fn symlink(&self, target: String, place: Place) -> Result<(), ErrorCode> {
+    async fn symlink(&self, target: String, place: Place) -> Result<(), Errno> {
         let preopens = self.clone();
         let made = spawn_blocking(move || route::symlink(&preopens.0, &target, &place));
-        made.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
+        made.await.unwrap_or(Err(Errno::IO))
     }
 
     /// Reads a symlink, whose target may be absolute: wasmtime-wasi refuses that, too.
-    async fn readlink(&self, place: Place) -> Result<String, ErrorCode> {
+    async fn readlink(&self, place: Place) -> Result<String, Errno> {
         let preopens = self.clone();
         let read = spawn_blocking(move || route::readlink(&preopens.0, &place));
-        read.await.unwrap_or(Err(Errno::IO)).map_err(cause::code)
+        read.await.unwrap_or(Err(Errno::IO))
     }
+}
+
+/// How many more resources than [`Limits::handles`](crate::Limits::handles) the table takes, for what is
+/// made of files: opening the next is refused before the table is full, so that it is told as an error.
+pub(crate) const RESERVE: usize = 128;
+
+/// The entry that a resource will get that is made next, and whether it is within the `limit`.
+fn next_entry(table: &mut ResourceTable, limit: usize) -> Option<u32> {
+    let probe = table.push(()).ok()?;
+    let entry = probe.rep();
+    table.delete(probe).ok()?;
+    // Those that are free come first.
+    usize::try_from(entry)
+        .is_ok_and(|entry| entry < limit)
+        .then_some(entry)
 }
 
 /// Opens what is at `path` in `directory`, without using it, and without leaving the directory.

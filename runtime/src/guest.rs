@@ -3,6 +3,7 @@
 //! Everything is off until it is set: no arguments, no environment, no directory, closed stdin,
 //! discarded output, no network, a budget without limits.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
@@ -50,6 +51,21 @@ pub struct Guest {
     /// Whether a component may import `wasi:tls`, whose interface is a draft. wasmtime counts it as
     /// unstable.
     pub tls: bool,
+    /// Whom `https` and `wasi:tls` trust.
+    pub authorities: Authorities,
+}
+
+/// The certificate authorities that a guest trusts, and no others.
+#[derive(Debug, Default)]
+pub enum Authorities {
+    /// Mozilla's, as of this build.
+    #[default]
+    BuiltIn,
+    /// Those in a regular file of certificates in PEM, of at most 16 MiB, which is read when the first
+    /// connection is made. One without a certificate is like nobody.
+    File(File),
+    /// No connection is made.
+    Nobody,
 }
 
 /// A directory handed to a guest.

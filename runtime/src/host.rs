@@ -4,6 +4,7 @@
 //! Denied unless the [`Guest`] says otherwise: arguments, environment, directories, stdin, output,
 //! sockets, names. Given to every guest: clocks and random numbers.
 
+use std::collections::HashMap;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsView};
 
-use crate::filesystem::Preopens;
+use crate::filesystem::{Preopens, RESERVE, Unseekable};
 use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
 use crate::sockets::Sockets;
+use crate::tls::Trust;
 use crate::{Error, Guest, Network};
 
 /// How many listening sockets there are, as systemd and other runtimes say it.
@@ -27,14 +29,20 @@ const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) preopens: Preopens,
+    /// Where detours of WASI 0.3 start: the descriptors of preopens, by their number.
+    pub(crate) starts: HashMap<usize, u32>,
+    /// Files of WASI 0.1 that have no positions, by their descriptors.
+    pub(crate) unseekable: HashMap<u32, Unseekable>,
+    /// [`Limits::handles`](crate::Limits::handles).
+    pub(crate) handles: usize,
     pub(crate) limiter: Limiter,
     pub(crate) sockets: Sockets,
     http: WasiHttpCtx,
     client: Client,
     network: Arc<Network>,
     config: WasiConfigVariables,
-    /// Made when a guest asks, as it holds certificates.
-    tls: Option<WasiTlsCtx>,
+    tls: WasiTlsCtx,
+    trust: Trust,
 }
 
 impl WasiView for Host {
@@ -55,10 +63,9 @@ impl WasiHttpView for Host {
 
 impl WasiTlsView for Host {
     fn tls(&mut self) -> WasiTlsCtxView<'_> {
-        let made = || WasiTlsCtxBuilder::new().build();
         WasiTlsCtxView {
             table: self.wasi.ctx().table,
-            ctx: self.tls.get_or_insert_with(made),
+            ctx: &mut self.tls,
         }
     }
 }
@@ -102,9 +109,10 @@ impl Host {
             }
         }
         let sockets = Sockets::new(guest.preopens.len(), listeners, Arc::clone(&network))?;
+        let trust = Trust::new(mem::take(&mut guest.authorities));
         let mut wasi = builder.build_p1();
         let preopens = Preopens::of(&mut wasi).map_err(Error::engine)?;
-        Ok(Self::with(guest, wasi, preopens, sockets, network))
+        Ok(Self::with(guest, wasi, preopens, sockets, network, trust))
     }
 
     /// What more of them are made of, for other instances of the same component.
@@ -115,6 +123,7 @@ impl Host {
             guest,
             preopens: self.preopens,
             network: self.network,
+            trust: self.trust,
         }
     }
 
@@ -124,18 +133,27 @@ impl Host {
         preopens: Preopens,
         sockets: Sockets,
         network: Arc<Network>,
+        trust: Trust,
     ) -> Self {
-        wasi.ctx().table.set_max_capacity(guest.limits.handles);
+        wasi.ctx()
+            .table
+            .set_max_capacity(guest.limits.handles.saturating_add(RESERVE));
         Self {
             preopens,
+            starts: HashMap::new(),
+            unseekable: HashMap::new(),
+            handles: guest.limits.handles,
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,
             http: WasiHttpCtx::new(),
-            client: Client::new(Arc::clone(&network)),
+            client: Client::new(Arc::clone(&network), trust.clone()),
             network,
             config: guest.config.iter().cloned().collect(),
-            tls: None,
+            tls: WasiTlsCtxBuilder::new()
+                .provider(Box::new(trust.clone()))
+                .build(),
+            trust,
         }
     }
 }
@@ -145,6 +163,7 @@ pub(crate) struct Template {
     pub(crate) guest: Guest,
     preopens: Preopens,
     network: Arc<Network>,
+    trust: Trust,
 }
 
 impl Template {
@@ -153,7 +172,15 @@ impl Template {
         let wasi = context(&self.guest, &network)?.build_p1();
         let sockets = Sockets::new(0, Vec::new(), Arc::clone(&network))?;
         let preopens = self.preopens.clone();
-        Ok(Host::with(&self.guest, wasi, preopens, sockets, network))
+        let trust = self.trust.clone();
+        Ok(Host::with(
+            &self.guest,
+            wasi,
+            preopens,
+            sockets,
+            network,
+            trust,
+        ))
     }
 }
 

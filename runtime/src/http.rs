@@ -2,8 +2,8 @@
 //!
 //! A request is a connection of its own, made on the thread that runs the guest, in its network
 //! namespace; names are looked up by the pool threads that it started. Each address is one that the
-//! guest's [`Network`] lets it reach, so a name that points elsewhere gets nowhere. `https` trusts the
-//! certificate authorities that wasmtime-wasi-tls has built in (Mozilla's), not files of the container.
+//! guest's [`Network`] lets it reach, so a name that points elsewhere gets nowhere. Whom `https` trusts
+//! is the guest's [`Trust`].
 //! When the guest ends the connection ends with it, as it is driven by a task that its store holds.
 
 use std::pin::Pin;
@@ -21,9 +21,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
-use wasmtime_wasi_tls::{RustlsProvider, TlsProvider as _, TlsTransport};
+use wasmtime_wasi_tls::{TlsProvider as _, TlsTransport};
 
 use crate::Network;
+use crate::tls::Trust;
 
 /// How long anything takes that the guest gave no time for; the default of wasmtime-wasi-http.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -31,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Sends the requests of one guest.
 pub(crate) struct Client {
     network: Arc<Network>,
+    trust: Trust,
 }
 
 /// A response, and the end of its connection.
@@ -40,8 +42,8 @@ type Sent = (
 );
 
 impl Client {
-    pub(crate) fn new(network: Arc<Network>) -> Self {
-        Self { network }
+    pub(crate) fn new(network: Arc<Network>, trust: Trust) -> Self {
+        Self { network, trust }
     }
 }
 
@@ -52,19 +54,21 @@ impl WasiHttpHooks for Client {
         options: Option<RequestOptions>,
         _received: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let network = Arc::clone(&self.network);
-        Box::new(async move { send(&network, request, options.unwrap_or_default()).await })
+        let (network, trust) = (Arc::clone(&self.network), self.trust.clone());
+        Box::new(
+            async move { send((&network, &trust), request, options.unwrap_or_default()).await },
+        )
     }
 }
 
 async fn send(
-    network: &Network,
+    by: (&Network, &Trust),
     mut request: Request<WasiBody>,
     options: RequestOptions,
 ) -> Result<Sent, Error> {
     let connected = timeout(
         options.connect_timeout.unwrap_or(PATIENCE),
-        connect(network, request.uri()),
+        connect(by, request.uri()),
     );
     let transport = connected.await.map_err(|_| Error::ConnectionTimeout)??;
     let (mut sender, connection) =
@@ -86,7 +90,10 @@ async fn send(
 }
 
 /// A connection to the server of `uri`, encrypted if that is `https`.
-async fn connect(network: &Network, uri: &Uri) -> Result<Box<dyn TlsTransport>, Error> {
+async fn connect(
+    (network, trust): (&Network, &Trust),
+    uri: &Uri,
+) -> Result<Box<dyn TlsTransport>, Error> {
     let encrypted = uri.scheme() == Some(&Scheme::HTTPS);
     let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
     let port = authority.port_u16();
@@ -100,7 +107,7 @@ async fn connect(network: &Network, uri: &Uri) -> Result<Box<dyn TlsTransport>, 
     if !encrypted {
         return Ok(Box::new(tcp));
     }
-    let tls = RustlsProvider::default().connect(host.to_owned(), Box::new(tcp));
+    let tls = trust.connect(host.to_owned(), Box::new(tcp));
     match tls.await {
         Ok(stream) => Ok(Box::new(stream)),
         Err(error) => Err(Error::Tls(std::io::Error::other(error))),

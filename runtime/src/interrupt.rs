@@ -30,8 +30,9 @@
 mod guarded;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -40,7 +41,7 @@ use tokio::sync::watch;
 use self::guarded::Guarded;
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
-use crate::fence::{Fence, wait, wake};
+use crate::fence::{Fence, Spot, wait, wake};
 use crate::urgency::Urgency;
 
 /// Orders, which a guest may have several of: it may not run until it is resumed.
@@ -120,6 +121,8 @@ pub(crate) struct Switch {
     urgency: Urgency,
     /// The thread of a service, for a request that it is serving. What is ordered there holds here.
     above: Option<Arc<Self>>,
+    /// The thread of its quota.
+    watcher: OnceLock<Thread>,
 }
 
 impl Interrupter {
@@ -162,7 +165,9 @@ impl Interrupter {
     /// Ends the guest at its next instruction; returns at once, the outcome follows.
     ///
     /// Before the guest runs it will end without having run; after its end nothing happens.
+    /// Where the process may (`CAP_SYS_NICE`), the thread that polls it has a higher priority from then on.
     pub fn kill(&self) {
+        self.switch.urgency.hasten();
         self.order(KILL);
         self.others().for_each(Self::kill);
     }
@@ -198,7 +203,25 @@ impl Interrupter {
     /// Lets a paused guest go on. Nothing happens to one that is not paused.
     pub fn resume(&self) {
         self.withdraw(PAUSE);
+        if let Some(watcher) = self.switch.watcher.get() {
+            watcher.unpark();
+        }
         self.others().for_each(Self::resume);
+    }
+
+    /// Whom to wake when the guest may go on: the thread of its quota, which is always the same.
+    pub(crate) fn watched_by(&self, watcher: &Thread) {
+        self.switch.watcher.get_or_init(|| watcher.clone());
+    }
+
+    /// Whether the guest is inside of a poll, and no pause holds it there: until it is resumed, which wakes the
+    /// watcher, it uses nothing.
+    pub(crate) fn may_compute(&self) -> bool {
+        match self.switch.place.load(SeqCst) {
+            IN => true,
+            HELD => self.switch.orders.load(SeqCst) & PAUSE == 0,
+            _ => false,
+        }
     }
 
     /// Stops the guest as [`Self::pause`] does, or lets it go on, on behalf of its CPU quota.
@@ -231,13 +254,17 @@ impl Interrupter {
     fn order(&self, order: u32) {
         self.switch.orders.fetch_or(order, SeqCst);
         self.switch.notify();
-        self.use_means(AT_ONCE);
+        // Whoever gives orders has others to give: it does not stand in the line of a fence.
+        self.use_means(AT_ONCE, false);
         if !self.switch.is_defying() {
             return;
         }
         let persistent = self.clone();
         let thread = std::thread::Builder::new().name("wasi-interrupt".to_owned());
-        let started = thread.spawn(move || persistent.insist());
+        let started = thread.spawn(move || {
+            Urgency::of_orders();
+            persistent.insist();
+        });
         if started.is_err() {
             // Late is better than never.
             self.insist();
@@ -246,7 +273,7 @@ impl Interrupter {
 
     fn insist(&self) {
         while self.switch.is_defying() {
-            self.use_means(TURN);
+            self.use_means(TURN, true);
             if self.switch.is_defying() {
                 wait(&self.switch.place, IN, Some(TURN));
             }
@@ -254,7 +281,7 @@ impl Interrupter {
     }
 
     /// Makes a guest that computes notice, for at most `time`.
-    fn use_means(&self, time: Duration) {
+    fn use_means(&self, time: Duration, patient: bool) {
         let switch = &self.switch;
         if !switch.is_defying() {
             return;
@@ -268,7 +295,7 @@ impl Interrupter {
             wake(&above.orders);
         }
         match &self.means {
-            Means::Fence(fence) => fence.raise(&switch.place, IN, || {
+            Means::Fence(fence) => fence.raise(patient, &switch.place, IN, || {
                 let _urgent = switch.urgency.raise(|| switch.is_defying());
                 wait(&switch.place, IN, Some(time));
             }),
@@ -320,14 +347,14 @@ impl Switch {
         }
     }
 
-    /// What to do with a guest that faulted at `pc`, at the fence: go on there (`None`), or somewhere
+    /// What to do with a guest that faulted at `spot`, at the fence: go on there (`None`), or somewhere
     /// else. Returns when it may. Async-signal-safe.
-    pub(crate) fn at_fence(&self, fence: &Fence, pc: usize) -> Option<usize> {
+    pub(crate) fn at_fence(&self, fence: &Fence, spot: Spot) -> Option<usize> {
         loop {
             let (own, above) = (self.orders.load(SeqCst), self.orders_above());
             let orders = own | above;
             if orders & KILL != 0 {
-                let landing = fence.landing_from(pc);
+                let landing = fence.landing_from(spot);
                 if landing.is_some() {
                     self.be(DIVERTED);
                     if let Some(thread) = &self.above

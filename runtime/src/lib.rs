@@ -151,6 +151,7 @@ mod shared;
 mod sockets;
 mod stdio;
 mod throttle;
+mod tls;
 mod urgency;
 
 pub use artifact::Artifact;
@@ -159,7 +160,7 @@ pub use cache::{Cache, Loaded, Origin};
 pub use compiler::{Compiler, Progress};
 pub use engine::Engine;
 pub use error::Error;
-pub use guest::{Guest, Preopen};
+pub use guest::{Authorities, Guest, Preopen};
 pub use interrupt::Interrupter;
 pub use limits::Limits;
 pub use network::{Network, Peer};

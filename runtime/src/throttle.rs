@@ -3,7 +3,7 @@
 //! A guest that computes does not come back to be asked, so a thread watches: it sleeps until the moment at
 //! which the quota could be used up at the earliest, reads the clocks, and stops the guests if it is, until
 //! the period that brings them more. While no guest is being polled there is nothing that could use anything
-//! up, and the thread sleeps until one is. So a quota costs nothing while its guests are blocked, and a
+//! up, and the thread sleeps until one is. So a quota costs nothing while its guests are blocked, or paused, and a
 //! budget without a quota has no such thread.
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //! ```
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::{Thread, available_parallelism};
@@ -33,8 +33,6 @@ pub(crate) struct Throttle {
     /// Moments of the account are since this one.
     begun: Instant,
     state: Mutex<State>,
-    /// Guests that are inside of a poll.
-    polled: AtomicUsize,
     /// Whether the thread sleeps until a guest is polled.
     parked: AtomicBool,
 }
@@ -61,7 +59,6 @@ impl Default for Throttle {
         Self {
             begun: Instant::now(),
             state: Mutex::default(),
-            polled: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
         }
     }
@@ -80,7 +77,11 @@ impl Throttle {
             (Some(account), Some(quota)) => account.change(quota),
             (None, Some(quota)) => {
                 if state.watcher.is_none() {
-                    state.watcher = Some(watch()?);
+                    let watcher = watch()?;
+                    for guest in &state.guests {
+                        guest.watched_by(&watcher);
+                    }
+                    state.watcher = Some(watcher);
                 }
                 state.charged = meter.total();
                 state.account = Some(Account::new(quota, self.begun.elapsed()));
@@ -106,6 +107,9 @@ impl Throttle {
     /// Binds a guest, from before its first poll until [`Self::leave`].
     pub(crate) fn join(&self, guest: &Interrupter) {
         let mut state = self.state();
+        if let Some(watcher) = &state.watcher {
+            guest.watched_by(watcher);
+        }
         if state.stopped {
             guest.throttle(true);
         }
@@ -154,24 +158,31 @@ impl Throttle {
 
     /// Until the guests that are polled could have used what is `left`, or until one is polled.
     fn nap(&self, left: Duration) -> Nap {
-        let mut polled = self.polled.load(SeqCst);
-        if polled == 0 {
+        let mut running = self.running();
+        if running == 0 {
             // A guest that begins after this finds it set, and wakes the thread; one that has begun before
-            // is found here.
+            // is found here. One that is resumed wakes the thread in any case.
             self.parked.store(true, SeqCst);
-            polled = self.polled.load(SeqCst);
-            if polled == 0 {
+            running = self.running();
+            if running == 0 {
                 return Nap::Woken;
             }
             self.parked.store(false, SeqCst);
         }
         let processors = available_parallelism().map_or(1, usize::from);
-        let at_once = u32::try_from(polled.min(processors)).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(running.min(processors)).unwrap_or(u32::MAX);
         Nap::Until((left / at_once).max(SHORTEST))
     }
 
+    /// How many guests may use something.
+    fn running(&self) -> usize {
+        let state = self.state();
+        let running = state.guests.iter().filter(|guest| guest.may_compute());
+        running.count()
+    }
+
+    /// A guest of those that are bound is inside of a poll.
     fn begin_poll(&self) {
-        self.polled.fetch_add(1, SeqCst);
         if self.parked.load(SeqCst) && self.parked.swap(false, SeqCst) {
             self.wake();
         }
@@ -209,23 +220,7 @@ impl<F: Future> Future for Watched<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let _polled = Polled::begin(self.throttle);
+        self.throttle.begin_poll();
         self.guest.as_mut().poll(cx)
-    }
-}
-
-/// While it lives a poll goes on, be it left by a panic.
-struct Polled<'a>(&'a Throttle);
-
-impl<'a> Polled<'a> {
-    fn begin(throttle: &'a Throttle) -> Self {
-        throttle.begin_poll();
-        Self(throttle)
-    }
-}
-
-impl Drop for Polled<'_> {
-    fn drop(&mut self) {
-        self.0.polled.fetch_sub(1, SeqCst);
     }
 }

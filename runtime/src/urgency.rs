@@ -3,8 +3,23 @@
 //! an order to obey comes before all ordinary ones (`SCHED_FIFO`, sched(7)) until it has obeyed, but only
 //! while the fence is up: urgent, it can leave the host or fault, and not compute. Whoever lacks the
 //! privilege (`CAP_SYS_NICE`) stops guests later.
+//!
+//! The threads that give orders themselves, in the name of a quota or a deadline, weigh ten times as much as
+//! others (nice(2)) for as long as they live: they do little and sleep, and a quota is kept as exactly as they
+//! are punctual. They are no real-time threads, as a process that has one can join few cgroups of version 1.
+//!
+//! A guest that is killed has a thread with much to do yet, none of it the guest's: that one is not urgent, but
+//! weighs as much from then on.
+//!
+//! What an urgent thread starts is ordinary: `SCHED_RESET_ON_FORK`. It is never taken back, as that needs the
+//! privilege, which a guest's thread may have given up since.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+
+use rustix::process::setpriority_process;
+
+/// The priority of a thread that gives orders, or whose guest was killed, as nice(2) counts.
+const HASTE: i32 = -10;
 
 /// The thread that polls a guest, and whether it may have been made urgent.
 #[derive(Debug, Default)]
@@ -40,6 +55,22 @@ impl Urgency {
             schedule(0, libc::SCHED_OTHER, 0);
         }
     }
+
+    /// The guest ends: its thread has a tenfold weight for what is left to do, which is the host's. Until then it
+    /// would have several turns among others.
+    pub(crate) fn hasten(&self) {
+        let thread = rustix::process::Pid::from_raw(self.thread.load(SeqCst));
+        if let Some(thread) = thread {
+            // As for `schedule`: without the privilege nothing happens.
+            let _hastened = setpriority_process(Some(thread), HASTE);
+        }
+    }
+
+    /// Gives the calling thread, which gives orders and sleeps, its weight.
+    pub(crate) fn of_orders() {
+        schedule(0, libc::SCHED_OTHER, 0);
+        let _hastened = setpriority_process(None, HASTE);
+    }
 }
 
 /// A thread that comes before others.
@@ -60,5 +91,8 @@ fn schedule(thread: i32, policy: i32, priority: i32) {
         sched_priority: priority,
     };
     // SAFETY: the kernel reads `parameters` during the call and keeps no pointer.
-    let _done = unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
+    let _done = unsafe {
+        let policy = policy | libc::SCHED_RESET_ON_FORK;
+        libc::sched_setscheduler(thread, policy, &raw const parameters)
+    };
 }

@@ -116,6 +116,12 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
             [(); 3].map(|()| blocked(artifact, &budget, &stdin))
         })
         .collect();
+    // One that computes, and is paused, inside of its code.
+    let budget = Budget::default();
+    budget.set_cpu(quota).unwrap();
+    let computing = fixture.wat(&wasm::ready_then(wasm::SPIN));
+    let paused = blocked(&computing, &budget, &stdin);
+    paused.interrupter.pause();
     settle();
     let before = switches();
     rest(IDLE);
@@ -126,6 +132,15 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
         .collect();
     assert!(woken.is_empty(), "{woken:?}");
     assert_eq!(before.len(), after.len());
+    // It is bound again when it goes on.
+    let throttled = budget.usage().throttling().throttled;
+    paused.interrupter.resume();
+    let begun = Instant::now();
+    while budget.usage().throttling().throttled < throttled + 10 {
+        assert!(begun.elapsed() < PATIENCE, "nobody watches its quota");
+        rest(Duration::from_millis(1));
+    }
+    assert_eq!(paused.kill().outcome, Outcome::Killed);
     for guest in guests {
         assert_eq!(guest.kill().outcome, Outcome::Killed);
     }

@@ -76,11 +76,9 @@ impl Dialect {
     }
 }
 
-/// The cgroup that the shim shall live in, out of runc's options: `ShimCgroup`. Other options, and
-/// options of other types, have none.
-#[must_use]
-pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
-    let options: Vec<Any> = match dialect {
+/// The runtime's options, as they came.
+pub(crate) fn options(stdin: &[u8], dialect: &Dialect) -> Vec<Any> {
+    match dialect {
         Dialect::Options => Any::parse_from_bytes(stdin).into_iter().collect(),
         Dialect::Params { .. } => {
             let params = BootstrapParams::parse_from_bytes(stdin).unwrap_or_default();
@@ -89,8 +87,14 @@ pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
                 .filter_map(|mut extension| extension.value.take())
                 .collect()
         }
-    };
-    let named = options.into_iter().filter(|any| {
+    }
+}
+
+/// The cgroup that the shim shall live in, out of runc's options: `ShimCgroup`. Other options, and
+/// options of other types, have none.
+#[must_use]
+pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
+    let named = options(stdin, dialect).into_iter().filter(|any| {
         let name = any.type_url.rsplit('/').next();
         name == Some("containerd.runc.v1.Options")
     });

@@ -6,31 +6,38 @@
 //! ends, and the kernel frees the namespaces and mounts with it: nothing has to be undone.
 //!
 //! ```text
-//! namespaces ─► mounts ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
+//! namespaces ─► mounts ─► gate ─► hooks ─► entrypoint ─► artifact ─► link ─► root ─► user ─► parked ─► guest ─► outcome
 //! └───────────────────────── Create ──────────────────────────────────────┘   └── Start ─────────┘
 //! ```
+//!
+//! The sandbox of a pod has one, too, with nothing to run on it ([`Holder`]).
 //!
 //! An exec has a thread of its own, which does the same but for the first steps: it joins the
 //! [`Place`] that the container's made.
 
 mod checkpoint;
 mod crew;
+mod holder;
 mod thread;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
-use wasi_bundles::{Entrypoint, Mount, Plan, Process};
-use wasi_runtime::{Artifact, Budget, Guest, Prepared};
+use wasi_bundles::{Entrypoint, Found, Mount, Plan, Process};
+use wasi_runtime::Budget;
 
-pub use self::checkpoint::Checkpoint;
+pub use self::checkpoint::{Asked, Checkpoint, Gate};
 use self::crew::Crew;
+pub use self::holder::Holder;
+#[cfg(test)]
+pub(crate) use self::thread::idle;
 use self::thread::{Made, deliver};
 pub use self::thread::{Parked, Running};
 use crate::namespaces::{self, Handles};
 use crate::place::{Directories, Place};
 use crate::pool::Pool;
+use crate::program::{Image, Program};
 use crate::programs::Programs;
 use crate::rootfs::Rootfs;
 use crate::stdio::GuestStdio;
@@ -47,8 +54,10 @@ pub struct Birth {
     pub plan: Plan,
     /// containerd's mounts for the root file system.
     pub layers: Vec<Mount>,
-    /// The guest's streams.
-    pub stdio: GuestStdio,
+    /// Where it gets the guest's streams.
+    pub gate: Gate,
+    /// Where its program is if none of its files is.
+    pub image: Image,
     /// Where its code comes from.
     pub programs: Arc<Programs>,
     /// Where it waits for its hooks; not at all if it has none.
@@ -82,19 +91,25 @@ impl Birth {
     fn make(self) -> Result<Made, Error> {
         namespaces::enter(&self.plan)?;
         let namespaces = Handles::of_this_thread()?;
-        let rootfs = Rootfs::mount(&self.plan, &self.layers, || match self.checkpoint {
-            None => Ok(()),
-            Some(checkpoint) => checkpoint.pass(),
-        })?;
         let (plan, process) = (&self.plan, self.plan.process());
-        let entrypoint = Entrypoint::resolve(rootfs.tree().as_fd(), process)?;
+        let mut stdio = None;
+        let rootfs = Rootfs::mount(plan, &self.layers, |tree| {
+            require_not_for_linux(tree, plan)?;
+            stdio = Some(self.gate.pass()?);
+            match self.checkpoint {
+                None => Ok(()),
+                Some(checkpoint) => checkpoint.pass(),
+            }
+        })?;
+        let stdio = stdio.expect("who mounts calls back");
+        let program = Program::find(rootfs.tree().as_fd(), process, &self.image)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
-        let mut guest = guest::guest(plan, process, given, self.stdio, budget);
+        let mut guest = guest::guest(plan, process, rootfs.tree().as_fd(), given, stdio, budget);
         guest.listeners = guest::listeners(plan)?;
-        let artifact = self.programs.load(&entrypoint)?;
-        guest.http = guest::service(plan, &artifact, entrypoint.export.as_deref())?;
-        let mut prepared = prepare(&entrypoint, &artifact, guest)?;
+        let (artifact, layer) = program.load(&self.programs, plan)?;
+        guest.http = guest::service(plan, &artifact, program.export())?;
+        let mut prepared = program.prepare(&artifact, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);
         credentials::assume(&process.user, capabilities)?;
@@ -102,20 +117,15 @@ impl Birth {
         let crew = Crew::new(prepared.workers(), &self.budget)?;
         let place = Arc::new(Place {
             plan: self.plan,
-            program: entrypoint.path,
+            program: program.path().to_owned(),
+            layer,
             tree: rootfs.into_tree(),
             directories,
             namespaces,
             programs: self.programs,
             budget: self.budget,
         });
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-            crew,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool, crew))
     }
 }
 
@@ -135,35 +145,36 @@ impl Joining {
         let process = place.complete(self.process);
         place.require_directory(&process)?;
         let (plan, given) = (&place.plan, place.directories.share()?);
-        let entrypoint = Entrypoint::resolve(place.tree.as_fd(), &process)
-            .map_err(|source| Error::exec(&process.args[0], source))?;
-        let guest = guest::guest(plan, &process, given, stdio, place.budget.clone());
-        let artifact = place.programs.load(&entrypoint)?;
-        let prepared = prepare(&entrypoint, &artifact, guest)?;
+        let program = Program::find_again(&place, place.tree.as_fd(), &process)?;
+        let guest = guest::guest(
+            plan,
+            &process,
+            place.tree.as_fd(),
+            given,
+            stdio,
+            place.budget.clone(),
+        );
+        let (artifact, _) = program.load(&place.programs, plan)?;
+        let prepared = program.prepare(&artifact, guest)?;
         place.join(&process)?;
         let (runtime, pool) = runtime(&place.budget)?;
         let crew = Crew::default();
-        Ok(Made {
-            place,
-            prepared,
-            runtime,
-            pool,
-            crew,
-        })
+        Ok(Made::guest(place, prepared, runtime, pool, crew))
     }
 }
 
-/// `guest`, whose program is `entrypoint`, ready to run.
-fn prepare(
-    entrypoint: &Entrypoint,
-    artifact: &Artifact,
-    mut guest: Guest,
-) -> Result<Prepared, Error> {
-    guest.export.clone_from(&entrypoint.export);
-    artifact.prepare(guest).map_err(|source| Error::Program {
-        path: entrypoint.path.clone(),
-        source,
-    })
+/// Before anything is done for it: a Linux container is the business of another shim. Whatever else is
+/// wrong with the program is found when it is loaded; a hook may bring it.
+fn require_not_for_linux(tree: BorrowedFd<'_>, plan: &Plan) -> Result<(), Error> {
+    match Entrypoint::find(tree, plan.process(), plan.claim()) {
+        Ok(Found::Linux { path, why: what }) => {
+            Err(Error::LinuxProgram(wasi_bundles::Error::NotWasm {
+                path,
+                what,
+            }))
+        }
+        Ok(Found::Wasm(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// What polls the guest; the threads it starts are the calling one's children in all that confines it.

@@ -14,8 +14,9 @@ use wasi_runtime::Usage;
 use crate::Error;
 use crate::allowance::Allowance;
 use crate::announcer::Announcer;
+use crate::ask::{Ask, Reply};
 use crate::confine::Parked;
-use crate::driver::{Ask, Driver, Reply};
+use crate::driver::Driver;
 use crate::events::Publisher;
 use crate::exec::Execs;
 use crate::hooks::ContainerHooks;
@@ -51,7 +52,8 @@ pub struct About {
 pub struct Container {
     about: About,
     allowance: Allowance,
-    usage: Usage,
+    /// None of a sandbox, which uses nothing.
+    usage: Option<Usage>,
     init: Arc<View>,
     execs: watch::Receiver<Execs>,
     requests: mpsc::Sender<Ask>,
@@ -94,7 +96,14 @@ impl Container {
         let place = thread.place();
         let (process, init) = Process::new(&about.id, about.stdio.clone(), thread, holds);
         let tell = Announcer::new(&about.id, events);
-        let (driver, execs) = Driver::new(&about, process, place, tell, placement);
+        let (driver, execs) = Driver::new(
+            about.id.clone(),
+            about.bundle.clone(),
+            process,
+            place,
+            tell,
+            placement,
+        );
         tokio::spawn(driver.run(requests));
         Self {
             about,
@@ -145,14 +154,21 @@ impl Container {
     pub fn consumption(&self) -> Consumption {
         let live = |view: &View| u64::from(view.snapshot().exit.is_none());
         let execs: u64 = self.execs().iter().map(|exec| live(exec)).sum();
+        let threads = live(&self.init) + execs;
+        let Some(usage) = &self.usage else {
+            return Consumption {
+                threads,
+                ..Consumption::default()
+            };
+        };
         Consumption {
-            cpu: self.usage.cpu(),
-            throttling: self.usage.throttling(),
-            memory: self.usage.memory(),
-            peak: self.usage.peak(),
-            limit: self.usage.memory_limit(),
-            threads: live(&self.init) + execs,
-            oom_kills: self.usage.memory_refusals(),
+            cpu: usage.cpu(),
+            throttling: usage.throttling(),
+            memory: usage.memory(),
+            peak: usage.peak(),
+            limit: usage.memory_limit(),
+            threads,
+            oom_kills: usage.memory_refusals(),
         }
     }
 

@@ -2,14 +2,16 @@
 //!
 //! An id is reserved before anything is made for it, under one lock, so that of two Creates of the same
 //! id one is refused however they interleave. A reservation that is dropped is gone; one that is filled
-//! is a container. The lock is never held across an await.
+//! is a container, or one for Linux ([`crate::runc`]): its program decides, once its files are there. The lock is never held across an await.
+
+mod linux;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use containerd_shim_protos::api::Mount as RootfsMount;
+use containerd_shim_protos::api::{CreateTaskRequest, Mount as RootfsMount};
 use containerd_shim_protos::events::task::TaskDelete;
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
@@ -18,13 +20,17 @@ use wasi_bundles::{Bundle, Mount, Plan};
 
 use crate::Error;
 use crate::allowance::Allowance;
-use crate::confine::Birth;
+use crate::confine::{Birth, Gate, Holder};
 use crate::container::{About, Container};
+use crate::content::ContentStore;
 use crate::events::{Publisher, timestamp};
 use crate::hooks::ContainerHooks;
 use crate::lifecycle::Exit;
 use crate::placement::Placement;
+use crate::program::Image;
 use crate::programs::Programs;
+use crate::runc::LinuxContainers;
+use crate::runc::container::LinuxContainer;
 use crate::stdio::{Owner, StdioPaths};
 
 /// All containers. Cloning shares them.
@@ -34,8 +40,10 @@ pub struct Containers {
     /// How many ids are taken: the shim may go when there are none.
     count: watch::Sender<usize>,
     programs: Arc<Programs>,
+    store: ContentStore,
     events: Publisher,
     placement: Placement,
+    linux: LinuxContainers,
 }
 
 #[derive(Debug)]
@@ -45,6 +53,7 @@ enum Slot {
     /// A Create is under way whose client has given up: it asked to delete what it had not got yet.
     Abandoned,
     Filled(Arc<Container>),
+    Linux(Arc<LinuxContainer>),
     /// A Delete is under way, and the container gone.
     Leaving,
 }
@@ -52,6 +61,8 @@ enum Slot {
 /// What Create is asked for.
 #[derive(Debug)]
 pub struct Creation {
+    /// As it was asked, for a Linux container.
+    pub request: CreateTaskRequest,
     /// The id.
     pub id: String,
     /// The bundle's path.
@@ -67,13 +78,21 @@ pub struct Creation {
 impl Containers {
     /// No containers yet.
     #[must_use]
-    pub fn new(programs: Programs, events: Publisher, placement: Placement) -> Self {
+    pub fn new(
+        programs: Programs,
+        store: ContentStore,
+        events: Publisher,
+        placement: Placement,
+        linux: LinuxContainers,
+    ) -> Self {
         Self {
             slots: Arc::default(),
             count: watch::Sender::new(0),
             programs: Arc::new(programs),
+            store,
             events,
             placement,
+            linux,
         }
     }
 
@@ -83,12 +102,12 @@ impl Containers {
         self.count.subscribe()
     }
 
-    /// Makes a container and parks it before its first instruction.
+    /// Makes a container and parks it before its first instruction; its pid.
     ///
     /// # Errors
     ///
     /// Whatever is wrong with the bundle, the program or the host; nothing is left of the container.
-    pub async fn create(&self, creation: Creation) -> Result<Arc<Container>, Error> {
+    pub async fn create(&self, mut creation: Creation) -> Result<u32, Error> {
         let reservation = self.reserve(&creation.id)?;
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
         let plan = Plan::new(&bundle)?;
@@ -102,13 +121,21 @@ impl Containers {
         );
         hooks.owe_poststop()?;
         let (id, settled) = (creation.id.clone(), hooks.clone());
-        let created = self.make(&reservation, creation, bundle, plan, hooks).await;
-        if created.is_err() {
-            // While the id is still taken: the shim does not go meanwhile.
-            self.placement.clear(&id).await;
-            settled.poststop().await;
+        let (request, given) = (std::mem::take(&mut creation.request), bundle.clone());
+        match self.make(&reservation, creation, bundle, plan, hooks).await {
+            Ok(container) => Ok(container.about().pid),
+            Err(Error::LinuxProgram(error)) => {
+                log::info!("container {id}: {error}: it is run as a Linux container");
+                settled.disown()?;
+                self.create_linux(&reservation, request, &given).await
+            }
+            Err(error) => {
+                // While the id is still taken: the shim does not go meanwhile.
+                self.placement.clear(&id).await;
+                settled.poststop().await;
+                Err(error)
+            }
         }
-        created
     }
 
     /// The part of Create that has something to undo.
@@ -126,32 +153,54 @@ impl Containers {
             id: &creation.id,
         };
         let terminal = creation.terminal.then_some(plan.process().console_size);
-        let (holds, stdio) = creation.stdio.open(owner, terminal).await?;
         let allowance = Allowance::new(*plan.limits())?;
         let cgroup = plan.cgroup().clone();
         let (checkpoint, hooked) = hooks.create();
-        let birth = Birth {
-            plan,
-            layers,
-            stdio,
-            programs: Arc::clone(&self.programs),
-            checkpoint,
-            budget: allowance.budget().clone(),
-        };
-        let (joined, thread, hooked) = tokio::join!(
-            self.placement.join(&bundle, &cgroup),
-            birth.deliver(&creation.id),
-            async {
-                tokio::select! {
-                    hooked = hooked => hooked,
-                    () = reservation.given_up.notified() => Ok(()),
-                }
+        let (gate, asked) = Gate::new();
+        let id = creation.id.as_str();
+        let delivery = async {
+            if bundle.is_sandbox() {
+                let holder = Holder {
+                    plan,
+                    gate,
+                    checkpoint,
+                };
+                return holder.deliver(id).await;
             }
-        );
+            let birth = Birth {
+                plan,
+                layers,
+                gate,
+                programs: Arc::clone(&self.programs),
+                image: Image {
+                    id: id.to_owned(),
+                    store: self.store.clone(),
+                },
+                checkpoint,
+                budget: allowance.budget().clone(),
+            };
+            birth.deliver(id).await
+        };
+        let settle = async {
+            // Who has not asked has an error.
+            let Ok(give) = asked.await else {
+                return Ok(None);
+            };
+            let (holds, stdio) = creation.stdio.open(owner, terminal).await?;
+            drop(give.send(stdio));
+            self.placement.join(&bundle, &cgroup).await?;
+            Ok(Some(holds))
+        };
+        let (settled, thread, hooked) = tokio::join!(settle, delivery, async {
+            tokio::select! {
+                hooked = hooked => hooked,
+                () = reservation.given_up.notified() => Ok(()),
+            }
+        });
         // A hook that failed is why there is no thread.
-        let thread = match (hooked, joined, thread) {
-            (Ok(()), Ok(()), Ok(thread)) => thread,
-            (hooked, joined, thread) => {
+        let (holds, thread) = match (hooked, settled, thread) {
+            (Ok(()), Ok(Some(holds)), Ok(thread)) => (holds, thread),
+            (hooked, settled, thread) => {
                 let thread = match thread {
                     Ok(thread) => {
                         thread.discard().await;
@@ -162,7 +211,10 @@ impl Containers {
                 if reservation.is_abandoned() {
                     return Err(Error::Abandoned { id: creation.id });
                 }
-                return hooked.and(joined).and(thread).and(Err(Error::Panicked));
+                return hooked
+                    .and(settled.map(drop))
+                    .and(thread)
+                    .and(Err(Error::Panicked));
             }
         };
         if reservation.is_abandoned() {
@@ -200,7 +252,7 @@ impl Containers {
     pub fn get(&self, id: &str) -> Result<Arc<Container>, Error> {
         match self.slots().get(id) {
             Some(Slot::Filled(container)) => Ok(Arc::clone(container)),
-            Some(Slot::Reserved(_) | Slot::Abandoned | Slot::Leaving) | None => {
+            Some(Slot::Reserved(_) | Slot::Abandoned | Slot::Linux(_) | Slot::Leaving) | None => {
                 Err(Error::NotFound { id: id.to_owned() })
             }
         }
@@ -285,7 +337,7 @@ impl Containers {
         let slots = self.slots();
         let filled = slots.values().filter_map(|slot| match slot {
             Slot::Filled(container) => Some(Arc::clone(container)),
-            Slot::Reserved(_) | Slot::Abandoned | Slot::Leaving => None,
+            Slot::Reserved(_) | Slot::Abandoned | Slot::Linux(_) | Slot::Leaving => None,
         });
         filled.collect()
     }

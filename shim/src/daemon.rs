@@ -19,8 +19,11 @@ use crate::StartError;
 use crate::bootstrap::{Dialect, shim_cgroup};
 use crate::cgroup;
 use crate::flags::Flags;
+use crate::ignored;
 use crate::programs::CacheOptions;
 use crate::recover::ShimRecord;
+use crate::runc::call::Call;
+use crate::runc::child::Origin;
 use crate::socket::{Claim, Socket, SocketPath};
 
 /// Containers with the same value share a shim, first one first (as runc's shim has it).
@@ -41,6 +44,8 @@ pub struct Inheritance {
     pub claim: Claim,
     /// containerd's namespace.
     pub namespace: String,
+    /// containerd's gRPC socket.
+    pub containerd: PathBuf,
     /// containerd's socket for events.
     pub events_address: String,
     /// The first container's bundle, which has the `log` fifo.
@@ -56,6 +61,10 @@ pub struct Inheritance {
     pub oom_score_adj: io::Result<i32>,
     /// Whether it is put into a cgroup that was chosen for it.
     pub has_cgroup: bool,
+    /// How containerd called, for a shim of Linux containers that may be needed.
+    pub linux: Origin,
+    /// The runtime's options that mean nothing here.
+    pub ignored: Vec<String>,
     /// Says a byte when `start` has answered; ends without one when that died before.
     pub answered: PipeReader,
 }
@@ -91,11 +100,24 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         .map_err(StartError::io("read the parameters from stdin"))?;
     let dialect = Dialect::detect(&stdin, flags);
     let shim_cgroup = shim_cgroup(&stdin, &dialect);
+    let ignored = ignored::options(&stdin, &dialect);
     let bundle = std::env::current_dir().map_err(StartError::io("find the working directory"))?;
     let group = group(&bundle, &flags.id)?;
     let (chosen, debug) = match &dialect {
         Dialect::Options => (None, flags.debug),
         Dialect::Params { socket_dir, debug } => (socket_dir.as_deref(), flags.debug || *debug),
+    };
+    let linux = Origin {
+        call: Call {
+            debug,
+            ..Call::from(flags)
+        },
+        group: group.clone(),
+        bundle: bundle.clone(),
+        params: match &dialect {
+            Dialect::Options => None,
+            Dialect::Params { .. } => Some(stdin.clone()),
+        },
     };
     let socket = SocketPath::new(chosen, &bundle, &flags.address, &flags.namespace, &group);
     let address = socket.address();
@@ -134,6 +156,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 listener,
                 claim,
                 namespace: flags.namespace.clone(),
+                containerd: flags.address.clone().into(),
                 events_address,
                 bundle,
                 program,
@@ -141,6 +164,8 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 debug,
                 oom_score_adj,
                 has_cgroup: shim_cgroup.is_some(),
+                linux,
+                ignored,
                 answered,
             })))
         }

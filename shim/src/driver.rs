@@ -16,15 +16,18 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, watch};
 
 use crate::Error;
 use crate::announcer::Announcer;
-use crate::container::{About, exec_name};
+use crate::ask::Ask;
+use crate::container::exec_name;
 use crate::exec::{Execs, Newborn, Reservation, Reservations};
 use crate::lifecycle::{
     Effect, Exit, PhaseKind, Refusal, Request, Signal, Verdict, decide, may_exec,
@@ -35,34 +38,6 @@ use crate::process::{Happening, Process, Snapshot};
 use crate::recover::ExitRecord;
 use crate::stdio::Holds;
 
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What can be asked of the driver. `exec` is an exec's id, `None` for the init.
-pub(crate) enum Ask {
-    Lifecycle {
-        exec: Option<String>,
-        request: Request,
-        reply: Reply<Snapshot>,
-    },
-    /// A signal to the init and to all execs.
-    KillAll { signal: Signal, reply: Reply<()> },
-    CloseStdin {
-        exec: Option<String>,
-        reply: Reply<()>,
-    },
-    /// Take an id for an exec to come.
-    Reserve {
-        id: String,
-        reply: Reply<(Reservation, Arc<Place>)>,
-    },
-    /// Take over an exec.
-    Add {
-        exec: Box<Newborn>,
-        reply: Reply<()>,
-    },
-}
-
 /// Owns the container.
 pub(crate) struct Driver {
     id: String,
@@ -70,7 +45,7 @@ pub(crate) struct Driver {
     init: Process,
     execs: HashMap<String, Process>,
     reservations: Reservations,
-    /// Until the end of the init.
+    /// Until the end of the init; none for a sandbox.
     place: Option<Arc<Place>>,
     tell: Announcer,
     placement: Placement,
@@ -81,20 +56,21 @@ pub(crate) struct Driver {
 impl Driver {
     /// The driver of a container whose init is parked, and its execs, of which there are none yet.
     pub(crate) fn new(
-        about: &About,
+        id: String,
+        bundle: PathBuf,
         init: Process,
-        place: Arc<Place>,
+        place: Option<Arc<Place>>,
         tell: Announcer,
         placement: Placement,
     ) -> (Self, watch::Receiver<Execs>) {
         let (seen, execs) = watch::channel(Execs::default());
         let driver = Self {
-            id: about.id.clone(),
-            bundle: about.bundle.clone(),
+            id,
+            bundle,
             init,
             execs: HashMap::new(),
             reservations: Reservations::default(),
-            place: Some(place),
+            place,
             tell,
             placement,
             seen,
@@ -102,8 +78,24 @@ impl Driver {
         (driver, execs)
     }
 
-    /// Drives until the container is deleted.
+    /// Drives until the container is deleted. A panic is a bug that ends the container: its processes
+    /// have exits then, and it can be deleted.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Ask>) {
+        // What a panic leaves half done is thrown away: every process is ended.
+        while AssertUnwindSafe(self.drive(&mut requests))
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            log::error!(
+                "container {} ends: its driver panicked, a bug of the shim",
+                self.id
+            );
+            self.lose().await;
+        }
+    }
+
+    async fn drive(&mut self, requests: &mut mpsc::Receiver<Ask>) {
         loop {
             let ask = tokio::select! {
                 biased;
@@ -143,6 +135,8 @@ impl Driver {
                     drop(reply.send(answer));
                     return;
                 }
+                #[cfg(test)]
+                Ask::Panic => panic!("a bug"),
                 Ask::KillAll { signal, reply } => {
                     drop(reply.send(self.kill_all(signal).await));
                 }
@@ -348,6 +342,19 @@ impl Driver {
         self.init.bury(exit);
     }
 
+    /// Ends what has no exit yet, the execs first. Nobody knows how it would have ended.
+    async fn lose(&mut self) {
+        let execs: Vec<_> = self.execs.keys().cloned().collect();
+        for id in execs {
+            if let Some(exit) = self.execs.get_mut(&id).and_then(Process::lose) {
+                self.exit_exec(&id, exit).await;
+            }
+        }
+        if let Some(exit) = self.init.lose() {
+            self.exit(exit).await;
+        }
+    }
+
     async fn exit_exec(&mut self, id: &str, exit: Exit) {
         let Some(exec) = self.execs.get_mut(id) else {
             return;
@@ -389,3 +396,6 @@ impl Driver {
         Error::Refused { id, refusal }
     }
 }
+
+#[cfg(test)]
+mod tests;

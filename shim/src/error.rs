@@ -4,11 +4,14 @@
 //! code. The text is what `ctr`, `kubectl describe` and `docker` show: what failed, on what, why, and
 //! where there is one, the remedy. Causes are printed once, joined by colons.
 
+mod code;
+
 use std::io;
 use std::path::PathBuf;
 
 use ttrpc::Code;
 
+use crate::content::ContentError;
 use crate::hooks::Failure;
 use crate::lifecycle::Refusal;
 
@@ -35,6 +38,17 @@ pub enum Error {
         /// What it is instead.
         refusal: Refusal,
     },
+    /// A program that is not for this shim but for that of Linux containers. No client sees this.
+    #[error(transparent)]
+    LinuxProgram(wasi_bundles::Error),
+    /// What the shim of Linux containers says.
+    #[error("{text}")]
+    Linux {
+        /// Its code.
+        code: Code,
+        /// Its words.
+        text: String,
+    },
     /// Something this shim does not do.
     #[error("{0} is not supported by io.containerd.wasi.v1")]
     Unimplemented(String),
@@ -56,6 +70,17 @@ pub enum Error {
     Offline {
         /// The program.
         program: String,
+    },
+    /// What the container is to run is no program that can be run here.
+    #[error("cannot run {program:?}: {reason}")]
+    Entrypoint {
+        /// The program, as it was named.
+        program: String,
+        /// The words of Linux for it, by which Docker chooses between the exit codes 126 and 127.
+        reason: &'static str,
+        /// Why, in words of ours.
+        #[source]
+        source: Box<wasi_bundles::Error>,
     },
     /// What an exec names is no program that can be run here.
     #[error("exec failed: {program:?}: {reason}")]
@@ -88,6 +113,24 @@ pub enum Error {
         /// Why.
         #[source]
         source: wasi_runtime::Error,
+    },
+    /// No file is the program, and the image is none either.
+    #[error("{missing}; nor is a wasm layer of its image its program")]
+    Image {
+        /// What the container does not have.
+        missing: Box<wasi_bundles::Error>,
+        /// Why its image does not help.
+        #[source]
+        source: Box<ContentError>,
+    },
+    /// The wasm layer that is the program.
+    #[error("cannot read the wasm layer of image {image}")]
+    LayerContent {
+        /// The image, by its name in containerd.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<ContentError>,
     },
     /// The engine or its cache cannot be set up on this host.
     #[error("cannot set up the wasm engine")]
@@ -227,83 +270,64 @@ impl Error {
         }
     }
 
-    /// What is wrong with the program of an exec. Clients look for the words that runc says (moby
-    /// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
-    pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
-        use wasi_bundles::Error as Why;
-        let reason = if matches!(source, Why::NoEntrypoint { .. }) {
-            if program.contains('/') {
-                "no such file or directory"
-            } else {
-                "executable file not found in $PATH"
-            }
-        } else if matches!(source, Why::NotWasm { .. }) {
-            "exec format error"
-        } else if matches!(source, Why::NotAFile { .. }) {
-            "permission denied"
-        } else {
-            "cannot be executed"
-        };
-        Self::Exec {
-            program: program.to_owned(),
-            reason,
-            source: Box::new(source),
+    /// What is wrong with the program of a container; other faults of its bundle are told as they are.
+    pub(crate) fn entrypoint(program: &str, source: wasi_bundles::Error) -> Self {
+        match words(program, &source) {
+            Some(reason) => Self::Entrypoint {
+                program: program.to_owned(),
+                reason,
+                source: Box::new(source),
+            },
+            None => Self::Bundle(source),
         }
     }
 
-    /// The ttrpc code that containerd's clients tell failures by.
-    #[must_use]
-    pub fn code(&self) -> Code {
-        match self {
-            Self::NotFound { .. } => Code::NOT_FOUND,
-            Self::AlreadyExists { .. } => Code::ALREADY_EXISTS,
-            Self::Refused { refusal, .. } => match refusal {
-                Refusal::AlreadyFinished => Code::NOT_FOUND,
-                Refusal::AlreadyStarted
-                | Refusal::NotStartable
-                | Refusal::StillRunning
-                | Refusal::NotRunning
-                | Refusal::Paused
-                | Refusal::NoHome => Code::FAILED_PRECONDITION,
-                Refusal::NoSuchSignal(_) => Code::INVALID_ARGUMENT,
-            },
-            Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::Abandoned { .. } => Code::ABORTED,
-            Self::Exec { .. } => Code::FAILED_PRECONDITION,
-            Self::Bundle(_)
-            | Self::Rootfs { .. }
-            | Self::MountSource { .. }
-            | Self::Resources { .. }
-            | Self::NoExecId
-            | Self::NoService { .. }
-            | Self::Offline { .. }
-            | Self::WorkingDirectory { .. }
-            | Self::StdioUri { .. }
-            | Self::ConsoleSize { .. } => Code::INVALID_ARGUMENT,
-            Self::Program { source, .. } if source.is_guest_fault() => Code::INVALID_ARGUMENT,
-            Self::Program { .. }
-            | Self::Engine(_)
-            | Self::Limit(_)
-            | Self::Mount { .. }
-            | Self::Stdio { .. }
-            | Self::Logger { .. }
-            | Self::Hook { .. }
-            | Self::Cgroup { .. }
-            | Self::Host { .. }
-            | Self::Panicked => Code::INTERNAL,
+    /// What is wrong with the program of an exec.
+    pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
+        Self::Exec {
+            program: program.to_owned(),
+            reason: words(program, &source).unwrap_or("cannot be executed"),
+            source: Box::new(source),
         }
     }
 
     /// The whole text: the failure and its causes.
     #[must_use]
     pub fn text(&self) -> String {
-        with_causes(self)
+        let text = with_causes(self);
+        if let Self::Program {
+            source: wasi_runtime::Error::Off { option, .. },
+            ..
+        } = self
+        {
+            return format!("{text} (annotation {}{option}=on)", wasi_bundles::PREFIX);
+        }
+        text
     }
 }
 
 impl From<Error> for ttrpc::Error {
     fn from(error: Error) -> Self {
         Self::RpcStatus(ttrpc::get_status(error.code(), error.text()))
+    }
+}
+
+/// What runc says of such a program, if it can have such a fault. Clients look for the words (moby
+/// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
+fn words(program: &str, fault: &wasi_bundles::Error) -> Option<&'static str> {
+    use wasi_bundles::Error as Why;
+    if matches!(fault, Why::NoEntrypoint { .. }) {
+        Some(if program.contains('/') {
+            "no such file or directory"
+        } else {
+            "executable file not found in $PATH"
+        })
+    } else if matches!(fault, Why::NotWasm { .. }) {
+        Some("exec format error")
+    } else if matches!(fault, Why::NotAFile { .. }) {
+        Some("permission denied")
+    } else {
+        None
     }
 }
 
@@ -362,6 +386,14 @@ mod tests {
             assert!(error.text().starts_with(words), "{}", error.text());
             assert_eq!(error.code(), Code::FAILED_PRECONDITION);
         }
+    }
+
+    #[test]
+    fn a_container_without_its_program_fails_in_the_same_words() {
+        let (path, tried) = ("/a".to_owned(), Vec::new());
+        let error = Error::entrypoint("/a", wasi_bundles::Error::NoEntrypoint { path, tried });
+        let words = r#"cannot run "/a": no such file or directory: "#;
+        assert!(error.text().starts_with(words), "{}", error.text());
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::sync::{Arc, Weak};
 use wasi_bundles::{ConsoleSize, Process};
 
 use crate::Error;
+use crate::ask::Ask;
 use crate::confine::{Joining, Parked};
 use crate::container::Container;
-use crate::driver::Ask;
 use crate::process::View;
 use crate::stdio::{GuestStdio, Holds, Owner, StdioPaths};
 

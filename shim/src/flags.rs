@@ -29,6 +29,8 @@ pub struct Flags {
     pub namespace: String,
     /// containerd's gRPC socket: part of what makes a shim's own socket unique.
     pub address: String,
+    /// containerd's program.
+    pub publish_binary: PathBuf,
     /// The bundle; only `delete` names it, `start` runs in it.
     pub bundle: Option<PathBuf>,
     /// Whether containerd itself logs at debug level.
@@ -68,6 +70,7 @@ impl Flags {
             id: String::new(),
             namespace: String::new(),
             address: String::new(),
+            publish_binary: PathBuf::new(),
             bundle: None,
             debug: false,
         };
@@ -100,6 +103,7 @@ impl Flags {
                         "namespace" => flags.namespace = value,
                         "address" => flags.address = value,
                         "bundle" => flags.bundle = Some(value.into()),
+                        "publish-binary" => flags.publish_binary = value.into(),
                         // Events go to TTRPC_ADDRESS, the socket is this shim's own choice.
                         _ => {}
                     }

@@ -1,15 +1,18 @@
 //! Where bundles and runtime meet: what a plan grants becomes what a guest is given.
 
+use std::fs::File;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use wasi_bundles::{HttpOptions, Plan, Process};
-use wasi_runtime::{Artifact, Budget, Guest, Limits, Network, Peer, Preopen, Service};
+use rustix::fs::OFlags;
+use wasi_bundles::{HttpOptions, Plan, Process, open_in_root};
+use wasi_runtime::{Artifact, Authorities, Budget, Guest, Limits, Network, Peer, Preopen, Service};
 
 use crate::stdio::GuestStdio;
 use crate::{Error, allowance};
 
-/// The guest that is `process` in the container of `plan`, with the directories that it is given and
+/// The guest that is `process` in the container of `plan`, whose files are below `root`, with the directories that it is given and
 /// their names.
 ///
 /// The network is the one of the thread's network namespace, as far as the plan allows it.
@@ -17,6 +20,7 @@ use crate::{Error, allowance};
 pub fn guest(
     plan: &Plan,
     process: &Process,
+    root: BorrowedFd<'_>,
     preopens: Vec<(String, OwnedFd)>,
     stdio: GuestStdio,
     budget: Budget,
@@ -47,7 +51,44 @@ pub fn guest(
         http: None,
         config: plan.options().config.clone().into_iter().collect(),
         tls: plan.options().wasi_tls,
+        authorities: authorities(root, &process.env),
     }
+}
+
+/// Where the distributions of Linux have the certificate authorities that they trust, as one file: Debian and
+/// Alpine, Fedora, and what OpenSSL looks for.
+const BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+/// Names another one, as for OpenSSL, Go and curl.
+const BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// The certificate authorities of the container, if it has some. If a variable names a file that cannot be
+/// opened it trusts nobody: not more than it was to.
+fn authorities(root: BorrowedFd<'_>, env: &[(String, String)]) -> Authorities {
+    let open = |path: &str| {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(open_in_root(root, Path::new(path), flags)?);
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(std::io::Error::other("it is no regular file"))
+        }
+    };
+    let named = env.iter().find(|(name, _)| name == BUNDLE_VARIABLE);
+    let Some((_, path)) = named.filter(|(_, path)| !path.is_empty()) else {
+        let found = BUNDLES.iter().find_map(|path| open(path).ok());
+        return found.map_or(Authorities::BuiltIn, Authorities::File);
+    };
+    open(path).map_or_else(
+        |error| {
+            log::warn!("{BUNDLE_VARIABLE}={path}: {error}; the guest's TLS trusts nobody");
+            Authorities::Nobody
+        },
+        Authorities::File,
+    )
 }
 
 fn network(allowed: Option<&[wasi_bundles::Peer]>) -> Network {
@@ -122,4 +163,53 @@ pub fn service(
         access_log: options.access_log,
         metrics: metrics.transpose()?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn found(root: &Path, variable: Option<&str>) -> String {
+        let root = File::open(root).unwrap();
+        let env = variable.map(|path| (BUNDLE_VARIABLE.to_owned(), path.to_owned()));
+        let env: Vec<_> = env.into_iter().collect();
+        match authorities(root.as_fd(), &env) {
+            Authorities::BuiltIn => "built in".to_owned(),
+            Authorities::Nobody => "nobody".to_owned(),
+            Authorities::File(mut file) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).unwrap();
+                text
+            }
+        }
+    }
+
+    #[test]
+    fn authorities_are_the_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(found(root, None), "built in");
+        let put = |path: &str, text: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("usr/share/bundle.pem", "openssl");
+        std::fs::create_dir_all(root.join("etc/ssl")).unwrap();
+        // A link means what it means to the container.
+        std::os::unix::fs::symlink("/usr/share/bundle.pem", root.join("etc/ssl/cert.pem")).unwrap();
+        assert_eq!(found(root, None), "openssl");
+        put("etc/ssl/certs/ca-certificates.crt", "debian");
+        assert_eq!(found(root, None), "debian");
+        assert_eq!(found(root, Some("")), "debian");
+        put("own.pem", "own");
+        assert_eq!(found(root, Some("/own.pem")), "own");
+        // Not the host's, and nobody else's in its place.
+        for path in ["/missing", "/etc", "/../../../../../etc/hostname"] {
+            assert_eq!(found(root, Some(path)), "nobody", "{path}");
+        }
+    }
 }

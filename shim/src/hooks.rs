@@ -187,6 +187,20 @@ impl ContainerHooks {
         .map_err(Error::host(format!("make {}", owed.display())))
     }
 
+    /// Takes that back: they are another's to run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`].
+    pub fn disown(&self) -> Result<(), Error> {
+        let owed = self.bundle.join(OWED);
+        match fs::remove_dir_all(&owed) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+        .map_err(Error::host(format!("remove {}", owed.display())))
+    }
+
     /// Runs the poststop hooks that nobody has run. A failure is logged, and the next one is run.
     pub async fn poststop(&self) {
         for (index, hook) in self.hooks.at(Moment::Poststop).iter().enumerate() {

@@ -241,6 +241,16 @@ impl Exit {
             oom: false,
         }
     }
+
+    /// Now, of a process that a bug of the shim has lost.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self {
+            status: UNKNOWN,
+            at: SystemTime::now(),
+            oom: false,
+        }
+    }
 }
 
 /// A trap exits like a process that called `abort`: 128 + SIGABRT, as the wasmtime command does.

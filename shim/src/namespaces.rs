@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use wasi_bundles::{Namespace, Plan};
+use wasi_bundles::{Namespace, Plan, Sysctl};
 
 use crate::Error;
 
@@ -25,14 +26,35 @@ use crate::Error;
 ///
 /// [`Error::Host`] names the namespace.
 pub fn enter(plan: &Plan) -> Result<(), Error> {
+    // CLONE_FS: its own root, working directory and umask; a mount namespace of one thread needs it.
+    leave_host(plan, CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+    // Mounts made here must not propagate to the host; unmounts of the host should get here.
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(Error::host("make the container's mounts private"))?;
+    furnish(plan)
+}
+
+/// Moves the calling thread into the namespaces of `plan`, and leaves it among the host's files.
+///
+/// # Errors
+///
+/// As [`enter`].
+pub fn hold(plan: &Plan) -> Result<(), Error> {
+    leave_host(plan, CloneFlags::empty())?;
+    furnish(plan)
+}
+
+/// Joins what is to be joined, and makes what is to be made, with `new`.
+fn leave_host(plan: &Plan, mut new: CloneFlags) -> Result<(), Error> {
     let namespaces = plan.namespaces();
     let kinds = [
         ("network", &namespaces.network, CloneFlags::CLONE_NEWNET),
         ("ipc", &namespaces.ipc, CloneFlags::CLONE_NEWIPC),
         ("uts", &namespaces.uts, CloneFlags::CLONE_NEWUTS),
     ];
-    // CLONE_FS: its own root, working directory and umask; a mount namespace of one thread needs it.
-    let mut new = CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS;
     for (name, namespace, flag) in kinds {
         match namespace {
             Namespace::Host => {}
@@ -43,14 +65,12 @@ pub fn enter(plan: &Plan) -> Result<(), Error> {
             )))?,
         }
     }
-    unshare(new).map_err(Error::host("make the container's namespaces"))?;
-    // Mounts made here must not propagate to the host; unmounts of the host should get here.
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )
-    .map_err(Error::host("make the container's mounts private"))?;
-    if namespaces.network == Namespace::New {
+    unshare(new).map_err(Error::host("make the container's namespaces"))
+}
+
+/// Sets up what the namespaces of the calling thread shall have in them.
+fn furnish(plan: &Plan) -> Result<(), Error> {
+    if plan.namespaces().network == Namespace::New {
         raise_loopback().map_err(Error::host("set up the loopback interface"))?;
     }
     if let Some(name) = plan.hostname() {
@@ -60,6 +80,12 @@ pub fn enter(plan: &Plan) -> Result<(), Error> {
     if let Some(name) = plan.domainname() {
         rustix::system::setdomainname(name.as_bytes())
             .map_err(Error::host(format!("set the domain name {name}")))?;
+    }
+    // What is below `/proc/sys` depends on who opens it: this thread sees its own namespaces'.
+    for Sysctl { file, value } in plan.sysctls() {
+        let file = Path::new("/proc/sys").join(file);
+        std::fs::write(&file, value)
+            .map_err(Error::host(format!("write {value} to {}", file.display())))?;
     }
     Ok(())
 }
@@ -107,7 +133,10 @@ impl Handles {
 }
 
 fn join(path: &Path, flag: CloneFlags) -> io::Result<()> {
-    Ok(setns(File::open(path)?, flag)?)
+    // A FIFO in its place is refused by setns(2), and not waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let namespace = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok(setns(namespace, flag)?)
 }
 
 /// Sets the interface `lo` up, as runc does in a network namespace it makes: a server that listens on

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use wasi_bundles::{Plan, Process, open_in_root};
-use wasi_runtime::Budget;
+use wasi_runtime::{Artifact, Budget};
 
 use crate::namespaces::Handles;
 use crate::programs::Programs;
@@ -23,8 +23,10 @@ use crate::{Error, credentials};
 pub struct Place {
     /// What the container was made from.
     pub plan: Plan,
-    /// The path of its own program, inside.
+    /// The path of its own program, inside, or the name of its layer.
     pub program: String,
+    /// The code of that layer, if it is one.
+    pub layer: Option<Artifact>,
     /// Its root directory, with every mount in place.
     pub tree: OwnedFd,
     /// What its guests are given of it.

@@ -131,7 +131,9 @@ impl Process {
             id: id.to_owned(),
             pid: thread.pid(),
             holds,
-            grace: thread.place().plan.options().http.grace,
+            grace: thread
+                .place()
+                .map_or_else(Duration::default, |place| place.plan.options().http.grace),
             phase: Phase::Created(thread),
             snapshot,
         };
@@ -178,7 +180,7 @@ impl Process {
                 ended_by: None,
                 thread,
                 ..
-            }) if thread.interrupter().drains() => Manner::Finishes,
+            }) if thread.drains() => Manner::Finishes,
             Phase::Created(_)
             | Phase::Running(_)
             | Phase::Ending { .. }
@@ -192,7 +194,7 @@ impl Process {
         if let Phase::Running(guest) = &mut self.phase {
             guest.ended_by.get_or_insert(signal);
             guest.grace = Some(Box::pin(tokio::time::sleep(self.grace)));
-            guest.thread.interrupter().drain();
+            guest.thread.drain();
         }
     }
 
@@ -200,7 +202,7 @@ impl Process {
     pub(crate) fn kill(&mut self, signal: Signal) {
         if let Phase::Running(guest) = &mut self.phase {
             guest.ended_by.get_or_insert(signal);
-            guest.thread.interrupter().kill();
+            guest.thread.kill();
         }
     }
 
@@ -217,11 +219,7 @@ impl Process {
     fn change(&mut self, change: impl FnOnce(&mut Guest)) {
         if let Phase::Running(guest) = &mut self.phase {
             change(guest);
-            if guest.stopped || guest.frozen {
-                guest.thread.interrupter().pause();
-            } else {
-                guest.thread.interrupter().resume();
-            }
+            guest.thread.stop(guest.stopped || guest.frozen);
             self.show(None);
         }
     }
@@ -244,6 +242,18 @@ impl Process {
         }
     }
 
+    /// Ends it in whatever phase it is, after a bug; `None` if it has its exit. The exit is to be
+    /// [shown](Self::bury).
+    pub(crate) fn lose(&mut self) -> Option<Exit> {
+        if self.snapshot().exit.is_some() {
+            return None;
+        }
+        self.kill(Signal::KILL);
+        // Its thread ends by itself, released or not.
+        self.phase = Phase::Changing;
+        Some(Exit::lost())
+    }
+
     /// What it does by itself; not ready while it does nothing.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         match &mut self.phase {
@@ -256,7 +266,7 @@ impl Process {
                     let grace = guest.grace.as_mut();
                     if grace.is_some_and(|grace| grace.as_mut().poll(cx).is_ready()) {
                         guest.grace = None;
-                        guest.thread.interrupter().kill();
+                        guest.thread.kill();
                     }
                     // Not before Start, for which what was typed waits.
                     self.holds.poll_typed(cx).map(Happening::Typed)

@@ -3,13 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use wasi_bundles::Entrypoint;
+use wasi_bundles::Kind;
 use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Progress};
 
+use crate::content::Layer;
 use crate::{Error, StartError};
 
 /// The file name of the compile child, which lies beside the shim.
@@ -59,6 +60,8 @@ pub struct Programs {
     cache: CacheOptions,
     compiler: PathBuf,
     loaded: OnceLock<(Engine, Cache)>,
+    /// For components of WASI 0.3; made when a container asks for it.
+    asynchronous: OnceLock<Engine>,
 }
 
 impl Programs {
@@ -69,23 +72,30 @@ impl Programs {
             cache,
             compiler: program.with_file_name(COMPILER),
             loaded: OnceLock::new(),
+            asynchronous: OnceLock::new(),
         }
     }
 
-    /// The code of a container's entrypoint. Blocks while it is compiled.
+    /// The code of `file`, a container's entrypoint at `path`, which may be of WASI 0.3 if `wasi_0_3` says
+    /// so. Blocks while it is compiled.
     ///
     /// # Errors
     ///
     /// [`Error::Program`] when the program is at fault, [`Error::Engine`] or [`Error::Host`] when the
     /// host is.
-    pub fn load(&self, entrypoint: &Entrypoint) -> Result<Artifact, Error> {
-        let (engine, cache) = self.engine_and_cache()?;
+    pub fn load(
+        &self,
+        path: &str,
+        file: &File,
+        kind: Kind,
+        wasi_0_3: bool,
+    ) -> Result<Artifact, Error> {
+        let (_, cache) = self.engine_and_cache()?;
+        let engine = self.engine_for(kind, wasi_0_3)?;
         let loaded = cache
-            .load_watched(engine, &entrypoint.file, &mut |progress| {
-                tell(&entrypoint.path, progress);
-            })
+            .load_watched(engine, file, &mut |progress| tell(path, progress))
             .map_err(|source| Error::Program {
-                path: entrypoint.path.clone(),
+                path: path.to_owned(),
                 source,
             })?;
         match loaded.origin {
@@ -94,17 +104,53 @@ impl Programs {
                 took,
                 replaced: None,
             } => {
-                log::info!("compiled {} in {took:.1?}", entrypoint.path);
+                log::info!("compiled {path} in {took:.1?}");
             }
             Origin::Compiled {
                 took,
                 replaced: Some(damage),
             } => log::warn!(
-                "compiled {} again in {took:.1?}: its cache entry was damaged: {damage}",
-                entrypoint.path
+                "compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}"
             ),
         }
         Ok(loaded.artifact)
+    }
+
+    /// The code of a wasm layer that is called `path`. Its content is read only if the cache has no code
+    /// for its digest. Blocks while it is read and compiled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerContent`] when it cannot be read, and those of [`Programs::load`].
+    pub fn load_layer(&self, path: &str, layer: &Layer, wasi_0_3: bool) -> Result<Artifact, Error> {
+        let (_, cache) = self.engine_and_cache()?;
+        // What it is only its content says. A module of a container with WASI 0.3 is read each time.
+        let engine = self.engine_for(Kind::Component, wasi_0_3)?;
+        let known = cache.find(engine, layer.blob.sha256());
+        if let Some(artifact) = known.map_err(Error::Engine)? {
+            return Ok(artifact);
+        }
+        let file = layer
+            .file(Cache::LARGEST)
+            .map_err(|source| Error::LayerContent {
+                image: layer.image.clone(),
+                source: Box::new(source),
+            })?;
+        self.load(path, &file, kind(&file), wasi_0_3)
+    }
+
+    /// The engine of a program, which may be of WASI 0.3 if `wasi_0_3` says so. Two containers that get
+    /// here at once may both make one; one is kept.
+    pub(crate) fn engine_for(&self, kind: Kind, wasi_0_3: bool) -> Result<&Engine, Error> {
+        // A module is the same either way, and its code is shared.
+        if kind == Kind::Module || !wasi_0_3 {
+            return self.engine_and_cache().map(|(engine, _)| engine);
+        }
+        if let Some(engine) = self.asynchronous.get() {
+            return Ok(engine);
+        }
+        let engine = Engine::with_wasi_0_3().map_err(Error::Engine)?;
+        Ok(self.asynchronous.get_or_init(|| engine))
     }
 
     /// Two containers that get here at once may both make them; one pair is kept.
@@ -141,6 +187,14 @@ fn tell(path: &str, progress: Progress) {
             elapsed.as_secs()
         ),
     }
+}
+
+/// What a file is. One that is nothing is a module that does not compile.
+pub(crate) fn kind(file: &File) -> Kind {
+    let mut preamble = [0; 8];
+    let read = file.read_exact_at(&mut preamble, 0);
+    let kind = read.ok().and_then(|()| Kind::of(&preamble).ok());
+    kind.unwrap_or(Kind::Module)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `pid.json` | at Create | the container's thread |
 //! | `exit.json` | when the container has ended | its exit, which outlives the shim |
 //! | `cgroups.json` | before they are made | cgroups to remove ([`crate::cgroup`]) |
+//! | `runc-shim/` | when the first Linux container comes | the shim of those ([`crate::runc`]) |
 //! | `poststop/` | at Create, and before each is run | hooks that are owed ([`crate::hooks`]) |
 //!
 //! Mounts and namespaces need no record: the kernel frees them with the container's thread.
@@ -20,186 +21,35 @@
 //! | lives, its socket withdrawn | lets it leave, and kills it only if it does not |
 //! | is gone | removes its socket |
 
+mod records;
+
 use std::cell::Cell;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use protobuf::{Message, MessageField};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context;
 
+use self::records::read;
+pub use self::records::{ExitRecord, PidRecord, ShimRecord};
 use crate::StartError;
 use crate::events::timestamp;
 use crate::flags::Flags;
 use crate::lifecycle::{Exit, Signal};
+use crate::runc::{child, container};
 use crate::socket::SocketPath;
 use crate::{cgroup, hooks};
 
 /// For a shim to answer, or to leave, which takes it less (`serve.rs`). containerd gives `delete` 5 s in
 /// all.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// For the kernel to end a shim that was killed, after that.
-const REAP: Duration = Duration::from_secs(1);
-
-/// The shim's process. The start time tells it from a later process with the same id.
-#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct ShimRecord {
-    pid: u32,
-    /// Clock ticks after boot: field 22 of `/proc/<pid>/stat`.
-    start_time: u64,
-}
-
-/// The container's thread, whose id its exit is reported with.
-#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct PidRecord {
-    pid: u32,
-}
-
-/// How a container ended.
-#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct ExitRecord {
-    pid: u32,
-    status: u32,
-    /// Nanoseconds after 1970.
-    at: u64,
-}
-
-impl ShimRecord {
-    const FILE: &str = "shim.json";
-
-    /// The record of a running process.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such process.
-    pub fn of(pid: u32) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is the program's name in parentheses, which may contain anything.
-        let start_time = stat
-            .rsplit_once(')')
-            .and_then(|(_, fields)| fields.split_whitespace().nth(19)?.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("cannot read /proc/{pid}/stat")))?;
-        Ok(Self { pid, start_time })
-    }
-
-    /// Writes it into `bundle`.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the file system says.
-    pub fn write(&self, bundle: &Path) -> io::Result<()> {
-        write(bundle, Self::FILE, self)
-    }
-
-    /// The process, if it still is the one recorded.
-    fn find(&self) -> io::Result<Option<OwnedFd>> {
-        let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else {
-            return Ok(None);
-        };
-        let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        // Compared after it was opened: if the id has the recorded process now, it had it then, too.
-        // From here on only the descriptor is used, which never means another process.
-        let same = Self::of(self.pid).is_ok_and(|now| now == *self);
-        Ok(same.then_some(process))
-    }
-}
-
-/// Waits until a process has ended, and returns whether it has.
-fn ends_within(process: &OwnedFd, limit: Duration) -> io::Result<bool> {
-    let mut ended = [PollFd::new(process, PollFlags::IN)];
-    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-    let events = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))?;
-    Ok(events > 0)
-}
-
-/// Waits for a process until `deadline`, then kills it.
-fn end(process: &OwnedFd, deadline: Instant) -> io::Result<()> {
-    if ends_within(process, deadline.saturating_duration_since(Instant::now()))? {
-        return Ok(());
-    }
-    match rustix::process::pidfd_send_signal(process.as_fd(), rustix::process::Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => return Err(error.into()),
-    }
-    if ends_within(process, REAP)? {
-        Ok(())
-    } else {
-        Err(io::Error::other("it does not die"))
-    }
-}
-
-impl PidRecord {
-    const FILE: &str = "pid.json";
-
-    /// The record of the container whose thread has the id `pid`.
-    #[must_use]
-    pub fn new(pid: u32) -> Self {
-        Self { pid }
-    }
-
-    /// Writes it into `bundle`.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the file system says.
-    pub fn write(&self, bundle: &Path) -> io::Result<()> {
-        write(bundle, Self::FILE, self)
-    }
-}
-
-impl ExitRecord {
-    const FILE: &str = "exit.json";
-
-    /// The record of the exit of the container whose thread had the id `pid`.
-    #[must_use]
-    pub fn new(pid: u32, exit: &Exit) -> Self {
-        let at = exit.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            pid,
-            status: exit.status,
-            at: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// Writes it into `bundle`.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the file system says.
-    pub fn write(&self, bundle: &Path) -> io::Result<()> {
-        write(bundle, Self::FILE, self)
-    }
-
-    fn at(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.at)
-    }
-}
-
-/// Written whole or not at all: a reader never sees half a record.
-fn write(bundle: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
-    let temporary = bundle.join(format!(".{name}"));
-    fs::write(&temporary, serde_json::to_vec(record)?)?;
-    fs::rename(temporary, bundle.join(name))
-}
-
-fn read<T: DeserializeOwned>(bundle: &Path, name: &str) -> Option<T> {
-    serde_json::from_slice(&fs::read(bundle.join(name)).ok()?).ok()
-}
 
 /// How a shim failed to end a container.
 enum Failure {
@@ -279,10 +129,8 @@ fn clean(bundle: &Path, id: &str, socket: Option<&SocketPath>) -> io::Result<()>
             Err(Failure::Silent) => {}
         }
     }
-    if let Some(shim) = read::<ShimRecord>(bundle, ShimRecord::FILE)
-        && let Some(process) = shim.find()?
-    {
-        end(&process, deadline)?;
+    if let Some(shim) = ShimRecord::read(bundle) {
+        shim.end(deadline)?;
     }
     // The record is in the bundle of the group's first container: only its `delete` ends the shim.
     if socket.is_some_and(SocketPath::is_served) {
@@ -313,13 +161,13 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
     cleaned.map_err(StartError::io("end what is left of the container"))?;
     cgroup::sweep(&bundle);
     for complaint in hooks::settle(&bundle, &flags.id) {
-        // containerd logs what `delete` says there.
-        drop(writeln!(
-            io::stderr(),
-            "containerd-shim-wasi-v1: {complaint}"
-        ));
+        complain(&complaint);
     }
-    let exit = read::<ExitRecord>(&bundle, ExitRecord::FILE).unwrap_or_else(|| {
+    if let Err(error) = child::end_orphan(&bundle) {
+        complain(&format!("cannot end the shim of Linux containers: {error}"));
+    }
+    let known = linux_exit(flags, &bundle).or_else(|| read(&bundle, ExitRecord::FILE));
+    let exit = known.unwrap_or_else(|| {
         // It was killed together with its shim.
         let exit = Exit::unborn(Signal::KILL);
         let pid = read::<PidRecord>(&bundle, PidRecord::FILE).map_or(0, |record| record.pid);
@@ -336,8 +184,34 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
         .map_err(|error| StartError::io("encode the answer")(io::Error::other(error)))
 }
 
+/// containerd logs what `delete` says there.
+fn complain(complaint: &str) {
+    drop(writeln!(
+        io::stderr(),
+        "containerd-shim-wasi-v1: {complaint}"
+    ));
+}
+
+/// The exit of a Linux container, which the shim of those has left a file of in the bundle. It cleans up
+/// what there is of it.
+fn linux_exit(flags: &Flags, bundle: &Path) -> Option<ExitRecord> {
+    let pid = fs::read_to_string(bundle.join("init.pid")).ok()?;
+    match container::delete(&flags.into(), &flags.id, bundle) {
+        Ok(exit) => Some(ExitRecord::new(
+            pid.trim().parse().unwrap_or_default(),
+            &exit,
+        )),
+        Err(error) => {
+            complain(&error.to_string());
+            None
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]

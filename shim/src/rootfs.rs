@@ -25,7 +25,7 @@ mod tree;
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
@@ -33,6 +33,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use wasi_bundles::{Mount, MountKind, Plan};
 
 use self::attributes::Change;
+pub(crate) use self::attributes::probe;
 use self::tree::{Place, Tree, descriptor_path};
 use crate::Error;
 
@@ -59,7 +60,7 @@ impl Rootfs {
     /// The calling thread must be in a mount namespace of its own, with the host's `/proc` in it, and
     /// share its working directory with no other (`CLONE_FS`).
     ///
-    /// `mounted` is called in between: what it mounts in the tree is the container's, too.
+    /// `mounted` is called with the tree in between: what it mounts there is the container's, too.
     ///
     /// # Errors
     ///
@@ -68,7 +69,7 @@ impl Rootfs {
     pub fn mount(
         plan: &Plan,
         layers: &[Mount],
-        mounted: impl FnOnce() -> Result<(), Error>,
+        mounted: impl FnOnce(BorrowedFd<'_>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let given = &plan.rootfs().path;
         if !layers.is_empty() {
@@ -111,7 +112,7 @@ impl Rootfs {
         for readonly in plan.readonly_paths() {
             protect(&tree, readonly)?;
         }
-        mounted()?;
+        mounted(tree.0.as_fd())?;
         if plan.rootfs().readonly {
             Change::READONLY
                 .apply(&tree.0)

@@ -13,7 +13,7 @@ use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,17 +25,21 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::cgroup::Cgroups;
 use crate::containers::Containers;
+use crate::content::ContentStore;
 use crate::daemon::{Inheritance, end_signals};
 use crate::lifecycle::Signal;
 use crate::oom_score::OomScore;
 use crate::placement::Placement;
 use crate::programs::Programs;
+use crate::runc::LinuxContainers;
 use crate::services::task::TaskService;
 use crate::socket::{Claim, EXPECTED};
 use crate::{events, logger};
 
 /// How long a shim without any container waits for its first.
 const ORPHAN: Duration = Duration::from_secs(60);
+/// The priority of the thread that answers, as nice(2) counts: ten times the weight of an ordinary one.
+const NICE: i32 = -10;
 /// For the containers of a shim that is told to go by a signal.
 const ENDS: Duration = Duration::from_secs(2);
 /// For events at exit. With the answers less than `delete` waits for a shim that leaves (`recover.rs`).
@@ -51,11 +55,20 @@ const ANSWERS: Duration = Duration::from_millis(250);
 pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     // A bundle without a log fifo (the sandbox API, a test) has a shim without a log.
     drop(logger::init(&inheritance.bundle, inheritance.debug));
+    for option in &inheritance.ignored {
+        log::warn!("the runtime's option {option} is not known here, and ignored");
+    }
     if let Err(error) = raise_open_files() {
         log::warn!("cannot have more open files: {error}");
     }
+    if let Err(error) = come_first() {
+        log::warn!("answers wait for their turn beside guests that compute: {error}");
+    }
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Those who wait for a container's threads to be gone. The one that answers has said if it cannot.
+        .thread_name("control")
+        .on_thread_start(|| drop(come_first()))
         .build()
         .and_then(|runtime| {
             let served = runtime.block_on(run(inheritance));
@@ -80,6 +93,21 @@ fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, most)?)
 }
 
+/// Beside fifty guests that compute, a thread that is one of them has its turn after a tenth of a second.
+/// This one does little, and is what stops them. What it starts, threads and programs, is ordinary:
+/// `SCHED_RESET_ON_FORK` (sched(7)).
+#[allow(unsafe_code, reason = "there is no safe interface")]
+fn come_first() -> io::Result<()> {
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the kernel reads `ordinary` during the call and keeps no pointer.
+    if unsafe { libc::sched_setscheduler(0, policy, &raw const ordinary) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of the calling thread (setpriority(2), "C library/kernel differences").
+    Ok(setpriority_process(None, NICE)?)
+}
+
 async fn run(inheritance: Inheritance) -> io::Result<()> {
     // Whatever fails from here on drops the claim, and with it the socket's file.
     let claim = inheritance.claim;
@@ -96,7 +124,13 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         Cgroups::default()
     };
     let placement = Placement::new(cgroups.clone(), oom_score);
-    let containers = Containers::new(programs, publisher, placement);
+    let store = ContentStore::new(
+        inheritance.containerd,
+        inheritance.namespace,
+        tokio::runtime::Handle::current(),
+    );
+    let linux = LinuxContainers::new(inheritance.linux, publisher.clone());
+    let containers = Containers::new(programs, store, publisher, placement, linux);
     let shutdown = Arc::new(Notify::new());
     let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
     let terminated = terminated()?;
@@ -174,7 +208,8 @@ async fn end_all(containers: &Containers) {
             drop(container.init().exited().await);
         });
     }
-    if timeout(ENDS, ends.join_all()).await.is_err() {
+    let ended = async { tokio::join!(ends.join_all(), containers.end_linux()) };
+    if timeout(ENDS, ended).await.is_err() {
         log::error!("a container does not end; it ends with the shim, and its exit is lost");
     }
 }

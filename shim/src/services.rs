@@ -1,3 +1,4 @@
 //! The ttrpc services. The only modules that know requests and responses.
 
+mod route;
 pub mod task;

@@ -19,7 +19,7 @@ const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
 const CGROUP2: i64 = 0x6367_7270;
 
 /// What a container has used, and uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Consumption {
     /// Processor time since it was started.
     pub cpu: Duration,

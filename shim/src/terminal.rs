@@ -2,7 +2,7 @@
 //! is copied to and from what containerd has opened.
 //!
 //! The slave is a fresh terminal: echo, line editing, `\n` shown as `\r\n`, ^D for the end of input;
-//! all that is the kernel's line discipline. Signals are not, see [`keys`]: the guest is no process, so
+//! all that is the kernel's line discipline. Signals are not, see `keys`: the guest is no process, so
 //! what is typed for it is [heard](Terminal::poll_typed) here, and ends it as the signal would. A client that
 //! closes its end of stdin for good hangs up: HUP, as runc's shim has it.
 //!

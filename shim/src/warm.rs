@@ -13,16 +13,17 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasi_runtime::{Origin, Progress};
 
-use crate::programs::{CacheOptions, Programs};
+use crate::programs::{CacheOptions, Programs, kind};
 
 const HELP: &str = "\
-Usage: containerd-shim-wasi-v1 compile [--cache DIR] FILE...
+Usage: containerd-shim-wasi-v1 compile [--cache DIR] [--wasi-0.3] FILE...
 
 Compiles wasm files into the cache of the shim, so that the first container that runs one starts
 as fast as all others. Run it as the user that containerd runs as (root).
 
   --cache DIR  another cache than the shim's, which is $CONTAINERD_SHIM_WASI_CACHE or
                /var/cache/containerd-shim-wasi
+  --wasi-0.3   for containers with the annotation io.containerd.wasi.v1.wasi-0.3=on
   -h, --help   print this
 
 The exit status is 1 if a file could not be compiled.
@@ -39,6 +40,7 @@ enum Request {
     Help,
     Compile {
         cache: Option<PathBuf>,
+        wasi_0_3: bool,
         files: Vec<PathBuf>,
     },
 }
@@ -49,14 +51,18 @@ enum Request {
 ///
 /// Why nothing could be done at all. A file that could not be compiled is an exit code.
 pub fn main(words: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    let (cache, files) = match Request::parse(words)? {
+    let (cache, wasi_0_3, files) = match Request::parse(words)? {
         Request::Help => {
             return io::stdout()
                 .write_all(HELP.as_bytes())
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| format!("cannot print the help: {error}"));
         }
-        Request::Compile { cache, files } => (cache, files),
+        Request::Compile {
+            cache,
+            wasi_0_3,
+            files,
+        } => (cache, wasi_0_3, files),
     };
     let mut options = CacheOptions::from_environment().map_err(|error| error.text())?;
     if let Some(folder) = cache {
@@ -67,13 +73,13 @@ pub fn main(words: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
     let programs = Programs::new(&program, options);
     // A cache that cannot be used is said once, not once for each file.
     programs.engine_and_cache().map_err(|error| error.text())?;
-    warm(&programs, &files)
+    warm(&programs, wasi_0_3, &files)
 }
 
 impl Request {
     fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut words = words.peekable();
-        let mut cache = None;
+        let (mut cache, mut wasi_0_3) = (None, false);
         while let Some(word) = words.next_if(|word| word.as_encoded_bytes().starts_with(b"-")) {
             match word.to_str() {
                 Some("-h" | "--help") => return Ok(Self::Help),
@@ -84,6 +90,7 @@ impl Request {
                 Some(word) if word.starts_with("--cache=") => {
                     cache = Some(word["--cache=".len()..].into());
                 }
+                Some("--wasi-0.3") => wasi_0_3 = true,
                 Some("--") => break,
                 _ => return Err(format!("compile has no flag {}", word.display())),
             }
@@ -92,11 +99,15 @@ impl Request {
         if files.is_empty() {
             return Err("compile needs a FILE; see compile --help".to_owned());
         }
-        Ok(Self::Compile { cache, files })
+        Ok(Self::Compile {
+            cache,
+            wasi_0_3,
+            files,
+        })
     }
 }
 
-fn warm(programs: &Programs, files: &[PathBuf]) -> Result<ExitCode, String> {
+fn warm(programs: &Programs, wasi_0_3: bool, files: &[PathBuf]) -> Result<ExitCode, String> {
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     // Draws to stderr, and nothing at all where that is no terminal.
     let bar = ProgressBar::new(files.iter().map(size).sum());
@@ -106,7 +117,7 @@ fn warm(programs: &Programs, files: &[PathBuf]) -> Result<ExitCode, String> {
     let mut code = ExitCode::SUCCESS;
     for path in files {
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let compiled = compile(programs, path, &bar, name);
+        let compiled = compile((programs, wasi_0_3), path, &bar, name);
         bar.inc(size(path));
         let told = bar.suspend(|| match compiled {
             Ok(done) => writeln!(io::stdout(), "{}: {done}", path.display()),
@@ -123,7 +134,7 @@ fn warm(programs: &Programs, files: &[PathBuf]) -> Result<ExitCode, String> {
 
 /// Loads one file; what happened, or why nothing did.
 fn compile(
-    programs: &Programs,
+    (programs, wasi_0_3): (&Programs, bool),
     path: &Path,
     bar: &ProgressBar,
     name: &OsStr,
@@ -135,7 +146,9 @@ fn compile(
         return Err("it is no regular file".to_owned());
     }
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let (engine, cache) = programs.engine_and_cache().map_err(|error| error.text())?;
+    let (_, cache) = programs.engine_and_cache().map_err(|error| error.text())?;
+    let engine = programs.engine_for(kind(&file), wasi_0_3);
+    let engine = engine.map_err(|error| error.text())?;
     bar.set_message(name.to_string());
     let loaded = cache
         .load_watched(engine, &file, &mut |progress| match progress {
@@ -181,11 +194,18 @@ mod tests {
     fn files_and_a_cache_are_understood() {
         let request = |cache: Option<&str>, files: &[&str]| Request::Compile {
             cache: cache.map(PathBuf::from),
+            wasi_0_3: false,
             files: files.iter().map(PathBuf::from).collect(),
         };
         assert_eq!(parse("a.wasm b").unwrap(), request(None, &["a.wasm", "b"]));
         assert_eq!(parse("--cache /c a").unwrap(), request(Some("/c"), &["a"]));
         assert_eq!(parse("--cache=/c a").unwrap(), request(Some("/c"), &["a"]));
+        let new = Request::Compile {
+            cache: None,
+            wasi_0_3: true,
+            files: vec!["a".into()],
+        };
+        assert_eq!(parse("--wasi-0.3 a").unwrap(), new);
         assert_eq!(parse("-- -a").unwrap(), request(None, &["-a"]));
         assert_eq!(parse("--help").unwrap(), Request::Help);
     }

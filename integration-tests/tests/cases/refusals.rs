@@ -4,12 +4,9 @@ use anyhow::{Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
 use integration_tests::image::Image;
-use integration_tests::native;
 use integration_tests::run::Run;
 
 cases![
-    a_linux_executable_is_named_as_one,
-    a_script_is_named_as_one,
     a_missing_file_is_named_with_where_it_was_looked_for,
     a_precompiled_artifact_is_refused,
     a_missing_import_is_named_with_what_is_provided,
@@ -43,23 +40,6 @@ fn fails(run: &Run<'_>, texts: &[&str]) -> Result<()> {
 
 fn wat(text: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(text)?)
-}
-
-fn a_linux_executable_is_named_as_one(containerd: &Containerd) -> Result<()> {
-    let image = native::image()?;
-    containerd.import(&image)?;
-    fails(
-        &containerd.run(&image, "elf"),
-        &["/hello is an ELF executable, not WebAssembly"],
-    )
-}
-
-fn a_script_is_named_as_one(containerd: &Containerd) -> Result<()> {
-    let image = image(containerd, "script", b"#!/bin/sh\necho hello\n")?;
-    fails(
-        &containerd.run(&image, "script"),
-        &["/app is a script", "not WebAssembly"],
-    )
 }
 
 fn a_missing_file_is_named_with_where_it_was_looked_for(containerd: &Containerd) -> Result<()> {
@@ -148,7 +128,7 @@ fn a_missing_mount_source_is_named(containerd: &Containerd) -> Result<()> {
 }
 
 fn nothing_is_left_of_a_failed_create(containerd: &Containerd) -> Result<()> {
-    let image = image(containerd, "left", b"not wasm at all")?;
+    let image = image(containerd, "left", b"\x1f\x8b")?;
     fails(&containerd.run(&image, "left"), &["/app is"])?;
     integration_tests::poll::until(
         "the failed container's shim is gone",

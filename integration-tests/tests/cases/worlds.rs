@@ -23,6 +23,9 @@ cases![
     networks_are_narrowed,
     a_store_has_what_annotations_say,
     options_that_are_wrong_are_refused,
+    wasi_0_3_has_to_be_asked_for,
+    wasi_0_3_has_the_containers_files_and_streams,
+    an_asynchronous_sleep_is_killed,
 ];
 
 /// What our annotations begin with.
@@ -250,4 +253,69 @@ fn options_that_are_wrong_are_refused(containerd: &Containerd) -> Result<()> {
         .annotation(&format!("{OPTION}.listen-tcp"), "0.0.0.0:8080")
         .output()?;
     refused(&output, "it is a component, which opens its own sockets")
+}
+
+/// The option that turns WASI 0.3 on.
+const ASYNCHRONOUS: &str = "io.containerd.wasi.v1.wasi-0.3";
+
+fn wasi_0_3_has_to_be_asked_for(containerd: &Containerd) -> Result<()> {
+    let output = run(containerd, "streams_p3", "old")?
+        .args(["/app.wasm", "exit", "3"])
+        .output()?;
+    refused(&output, "the option wasi-0.3 turns it on")?;
+    refused(&output, ASYNCHRONOUS)?;
+    run(containerd, "streams_p3", "new")?
+        .annotation(ASYNCHRONOUS, "on")
+        .args(["/app.wasm", "exit", "3"])
+        .output()?
+        .exited(3)?;
+    // A program of another world runs all the same.
+    let output = run_component(containerd, "old-on-new")?
+        .annotation(ASYNCHRONOUS, "on")
+        .output()?
+        .success()?;
+    ensure!(output.stdout == "hello from wasi\n", "{output}");
+    Ok(())
+}
+
+fn wasi_0_3_has_the_containers_files_and_streams(containerd: &Containerd) -> Result<()> {
+    let name = "worlds-paths-p3:1";
+    let image = Image::new(name)
+        .platform("wasi", "wasm")
+        .file("/app.wasm", guests::named("paths_p3")?)
+        .file("/etc/name", "image")
+        .entrypoint(["/app.wasm"]);
+    containerd.import(&image)?;
+    let steps = [
+        ("read /etc/name", "image"),
+        ("symlink /etc/name /link", "ok"),
+        ("read /link", "image"),
+        ("write /../made text", "ok"),
+        ("stat /made", "file 4"),
+        ("read /../../../../etc/passwd", "No such file or directory"),
+        // No procfs under any name.
+        ("list /proc", ""),
+    ];
+    let args = std::iter::once("/app.wasm").chain(steps.iter().map(|(step, _)| *step));
+    let output = containerd
+        .run(&image, "paths-p3")
+        .annotation(ASYNCHRONOUS, "on")
+        .args(args)
+        .output()?
+        .success()?;
+    let found: Vec<&str> = output.stdout.lines().collect();
+    let wanted: Vec<&str> = steps.iter().map(|(_, wanted)| *wanted).collect();
+    ensure!(found == wanted, "{output}");
+    Ok(())
+}
+
+fn an_asynchronous_sleep_is_killed(containerd: &Containerd) -> Result<()> {
+    let task = run(containerd, "streams_p3", "sleeps-p3")?
+        .annotation(ASYNCHRONOUS, "on")
+        .args(["/app.wasm", "sleep"])
+        .start()?;
+    task.writes("sleeping")?;
+    let exit = task.end()?;
+    ensure!(exit.exit_status() == 137, "{exit}");
+    Ok(())
 }

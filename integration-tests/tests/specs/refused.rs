@@ -235,9 +235,15 @@ fn specs_that_cannot_be_are_refused_with_why() -> Result<()> {
         ("no-user", BAD, &["missing field `user`"], |spec| {
             remove(&mut spec["process"], "user");
         }),
-        ("masked-root", BAD, &["has no file `/main.wasm`"], |spec| {
-            spec["linux"]["maskedPaths"] = json!(["/"]);
-        }),
+        // It is looked for in the image then, of which this containerd knows nothing.
+        (
+            "masked-root",
+            Code::INTERNAL,
+            &["has no file `/main.wasm`", "cannot read the image"],
+            |spec| {
+                spec["linux"]["maskedPaths"] = json!(["/"]);
+            },
+        ),
     ];
     let shim = Shim::new()?;
     all(rows.iter().map(|(id, code, words, edit)| {
@@ -245,5 +251,19 @@ fn specs_that_cannot_be_are_refused_with_why() -> Result<()> {
         shim.refuses(&bundle, *code, words)
     }))?;
     ensure!(!Path::new("/nowhere").exists(), "a missing root was made");
+    shim.ends_well()
+}
+
+#[test]
+fn a_fifo_is_no_namespace_and_nobody_waits_for_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let shim = Shim::new()?;
+    let bundle = shim.bundle("fifo")?.edit(|spec| {
+        spec["linux"]["namespaces"] = json!([{ "type": "ipc", "path": fifo }]);
+    });
+    let words = ["join the ipc namespace", "Invalid argument"];
+    shim.refuses(&bundle.write()?, Code::INTERNAL, &words)?;
     shim.ends_well()
 }

@@ -1,4 +1,4 @@
-//! `containerd-shim-wasi-compile SHA256 INTERRUPTION`: wasm on stdin, a wasmtime artifact on stdout.
+//! `containerd-shim-wasi-compile SHA256 SETTINGS`: wasm on stdin, a wasmtime artifact on stdout.
 //!
 //! Compiling a stranger's module is the riskiest work there is for the shim: it takes gigabytes, may
 //! take minutes, and upstream does not count a crash of the compiler as a vulnerability. So it runs
@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
-use wasi_settings::{Interruption, MAX_WASM};
+use wasi_settings::{EXIT_ASYNCHRONOUS, MAX_WASM, Settings};
 use wasmtime::Engine;
 
 /// Address space, in bytes. Cranelift took 0.85 GiB for a 16 MB Ruby; more than this is an attack.
@@ -26,13 +26,15 @@ const MAX_ARTIFACT: u64 = 2 << 30;
 /// Threads of the pool. The allocator reserves 64 MiB of address space for each, so that as many as a
 /// large node has processors would alone go beyond [`MAX_ADDRESS_SPACE`].
 const MAX_THREADS: usize = 16;
+/// wasmparser's words, of each of the component model's features that WASI 0.3 is made of.
+const ASYNCHRONOUS: &str = "requires the component model async";
 /// The uid and gid of `nobody`, who owns nothing.
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
-    let done = order().and_then(|(digest, interruption)| {
+    let done = order().and_then(|(digest, settings)| {
         confine()?;
-        let engine = prepare(interruption)?;
+        let engine = prepare(settings)?;
         filter::install()?;
         compile(&engine, &digest)
     });
@@ -41,18 +43,23 @@ fn main() -> ExitCode {
         Err(reason) => {
             // Nobody is left to tell if stderr is gone; the exit code still says it failed.
             drop(writeln!(std::io::stderr(), "{reason}"));
-            ExitCode::FAILURE
+            if reason.contains(ASYNCHRONOUS) {
+                ExitCode::from(EXIT_ASYNCHRONOUS)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
-/// The digest of the module, and how its machine code is to be interruptible.
-fn order() -> Result<(String, Interruption), String> {
+/// The digest of the module, and what its machine code is to be made for.
+fn order() -> Result<(String, Settings), String> {
     let mut args = std::env::args().skip(1);
     let digest = args.next();
-    let interruption = args.next().as_deref().and_then(Interruption::from_name);
-    digest.zip(interruption).ok_or_else(|| {
-        "usage: containerd-shim-wasi-compile SHA256 fence|epoch < wasm > artifact".to_owned()
+    let settings = args.next().as_deref().and_then(Settings::from_name);
+    digest.zip(settings).ok_or_else(|| {
+        "usage: containerd-shim-wasi-compile SHA256 fence|epoch[-async] < wasm > artifact"
+            .to_owned()
     })
 }
 
@@ -100,14 +107,14 @@ fn confine() -> Result<(), String> {
 
 /// Makes what the filter would not let it make: the pool's threads, which count the processors in
 /// `/proc` and `/sys`, and the engine, which looks at the processor. The threads inherit the uid.
-fn prepare(interruption: Interruption) -> Result<Engine, String> {
+fn prepare(settings: Settings) -> Result<Engine, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Returns when all of them run.
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(MAX_THREADS))
         .build_global()
         .map_err(|error| format!("cannot start its threads: {error}"))?;
-    Engine::new(&wasi_settings::config(interruption))
+    Engine::new(&wasi_settings::config(settings))
         .map_err(|error| format!("cannot make an engine: {error:#}"))
 }
 

@@ -9,18 +9,44 @@ use rustix::fs::{AtFlags, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wasmtime_wasi::p3::bindings::filesystem::types::ErrorCode as ErrorCode03;
 
 use super::{Place, look, split};
 
+/// What wasmtime-wasi has no name for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cause {
+    CrossDevice,
+    ReadOnly,
+}
+
+impl From<Cause> for ErrorCode {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::CrossDevice => Self::CrossDevice,
+            Cause::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
+impl From<Cause> for ErrorCode03 {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::CrossDevice => Self::CrossDevice,
+            Cause::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
 /// Why what is at `places`, all of it, could not be changed; `None` if it is not for where they are.
-pub(super) async fn of(places: Vec<Place>) -> Option<ErrorCode> {
+pub(super) async fn of(places: Vec<Place>) -> Option<Cause> {
     let looked = spawn_blocking(move || {
         let mounts: Vec<u64> = places.iter().filter_map(mount).collect();
         if mounts.windows(2).any(|pair| pair[0] != pair[1]) {
-            return Some(ErrorCode::CrossDevice);
+            return Some(Cause::CrossDevice);
         }
         let readonly = places.iter().any(is_readonly);
-        readonly.then_some(ErrorCode::ReadOnly)
+        readonly.then_some(Cause::ReadOnly)
     });
     looked.await.ok().flatten()
 }
@@ -31,6 +57,15 @@ pub(super) fn code(errno: Errno) -> ErrorCode {
         Errno::ROFS => ErrorCode::ReadOnly,
         // Out of the directory, says `openat2`.
         Errno::XDEV => ErrorCode::NotPermitted,
+        errno => std::io::Error::from(errno).into(),
+    }
+}
+
+/// The same for WASI 0.3.
+pub(super) fn code_0_3(errno: Errno) -> ErrorCode03 {
+    match errno {
+        Errno::ROFS => ErrorCode03::ReadOnly,
+        Errno::XDEV => ErrorCode03::NotPermitted,
         errno => std::io::Error::from(errno).into(),
     }
 }

@@ -1,5 +1,7 @@
 //! `wasi:filesystem` 0.2: wasmtime-wasi's, asked again where a path leads through an absolute link.
 
+use std::fs::File;
+
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
@@ -10,8 +12,10 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult, ReaddirIterator};
 
+use super::cause;
 use super::files::{Detour, Files, explain};
 use super::route::Last;
+use super::unseekable::{self, Unseekable};
 use crate::host::Host;
 
 /// Puts the functions in place of wasmtime-wasi's.
@@ -27,6 +31,7 @@ fn files(host: &mut Host) -> Files<'_> {
     Files {
         upstream: host.wasi.filesystem(),
         preopens: &host.preopens,
+        handles: host.handles,
     }
 }
 
@@ -156,6 +161,13 @@ fn borrow(fd: &Fd) -> Fd {
     Resource::new_borrow(fd.rep())
 }
 
+impl Files<'_> {
+    fn write_unseekable(&mut self, file: &File) -> FsResult<Resource<DynOutputStream>> {
+        let stream: DynOutputStream = Box::new(unseekable::output(file)?);
+        Ok(self.upstream.table.push(stream)?)
+    }
+}
+
 impl HostDescriptor for Files<'_> {
     upstream! {
         async advise(fd: Fd, offset: Filesize, len: Filesize, advice: Advice) -> FsResult<()>;
@@ -164,18 +176,55 @@ impl HostDescriptor for Files<'_> {
         async get_type(fd: Fd) -> FsResult<DescriptorType>;
         async set_size(fd: Fd, size: Filesize) -> FsResult<()>;
         async set_times(fd: Fd, accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<()>;
-        async read(fd: Fd, len: Filesize, offset: Filesize) -> FsResult<(Vec<u8>, bool)>;
-        async write(fd: Fd, buffer: Vec<u8>, offset: Filesize) -> FsResult<Filesize>;
         async read_directory(fd: Fd) -> FsResult<Entries>;
         async sync(fd: Fd) -> FsResult<()>;
         async stat(fd: Fd) -> FsResult<DescriptorStat>;
         async is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
         async metadata_hash(fd: Fd) -> FsResult<MetadataHashValue>;
     }
-    upstream! {
-        read_via_stream(fd: Fd, offset: Filesize) -> FsResult<Resource<DynInputStream>>;
-        write_via_stream(fd: Fd, offset: Filesize) -> FsResult<Resource<DynOutputStream>>;
-        append_via_stream(fd: Fd) -> FsResult<Resource<DynOutputStream>>;
+    async fn read(&mut self, fd: Fd, len: Filesize, offset: Filesize) -> FsResult<(Vec<u8>, bool)> {
+        let Some(file) = self.unseekable(&fd) else {
+            return self.upstream.read(fd, len, offset).await;
+        };
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        let bytes = Unseekable::new(&file)?.read(size, true).await?;
+        Ok((bytes.to_vec(), bytes.is_empty()))
+    }
+
+    async fn write(&mut self, fd: Fd, buffer: Vec<u8>, offset: Filesize) -> FsResult<Filesize> {
+        let Some(file) = self.unseekable(&fd) else {
+            return self.upstream.write(fd, buffer, offset).await;
+        };
+        Ok(Unseekable::new(&file)?.write(&buffer).await? as Filesize)
+    }
+
+    fn read_via_stream(&mut self, fd: Fd, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
+        self.has_room_for_stream()?;
+        let Some(file) = self.unseekable(&fd) else {
+            return self.upstream.read_via_stream(fd, offset);
+        };
+        let stream: DynInputStream = Box::new(unseekable::input(&file)?);
+        Ok(self.upstream.table.push(stream)?)
+    }
+
+    fn write_via_stream(
+        &mut self,
+        fd: Fd,
+        offset: Filesize,
+    ) -> FsResult<Resource<DynOutputStream>> {
+        self.has_room_for_stream()?;
+        match self.unseekable(&fd) {
+            Some(file) => self.write_unseekable(&file),
+            None => self.upstream.write_via_stream(fd, offset),
+        }
+    }
+
+    fn append_via_stream(&mut self, fd: Fd) -> FsResult<Resource<DynOutputStream>> {
+        self.has_room_for_stream()?;
+        match self.unseekable(&fd) {
+            Some(file) => self.write_unseekable(&file),
+            None => self.upstream.append_via_stream(fd),
+        }
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
@@ -190,6 +239,7 @@ impl HostDescriptor for Files<'_> {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Fd> {
+        self.has_room()?;
         // A new file takes no link for its name.
         let last = if how.contains(OpenFlags::EXCLUSIVE) {
             Last::Name
@@ -238,7 +288,8 @@ impl HostDescriptor for Files<'_> {
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
         let place = self.place(&fd, &path).ok_or(ErrorCode::NotDirectory)?;
-        Ok(self.preopens.readlink(place).await?)
+        let target = self.preopens.readlink(place).await;
+        Ok(target.map_err(cause::code)?)
     }
 
     async fn set_times_at(
@@ -277,7 +328,8 @@ impl HostDescriptor for Files<'_> {
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
         let place = self.place(&fd, &path).ok_or(ErrorCode::NotDirectory)?;
-        Ok(self.preopens.symlink(target, place).await?)
+        let made = self.preopens.symlink(target, place).await;
+        Ok(made.map_err(cause::code)?)
     }
 
     async fn link_at(

@@ -13,6 +13,7 @@ use wasmtime_wasi::p1::types::{
     Errno, Error, Fd, Fdflags, Lookupflags, Oflags, Prestat, PrestatDir, Rights,
 };
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1 as _;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::route::{Last, Start};
@@ -99,7 +100,8 @@ impl Host {
         for (fd, path) in paths {
             places.extend(self.place(*fd, path).await);
         }
-        cause::of(places).await.map_or(errno, Errno::from).into()
+        let cause = cause::of(places).await.map(ErrorCode::from);
+        cause.map_or(errno, Errno::from).into()
     }
 
     pub(super) async fn place(&mut self, fd: Fd, path: &str) -> Option<Place> {

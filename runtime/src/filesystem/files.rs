@@ -1,17 +1,22 @@
 //! The files of a component, and where to ask about them again.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 
 use super::route::{Last, Start};
-use super::{Place, Preopens, cause};
+use super::{Place, Preopens, RESERVE, cause, next_entry, unseekable};
 
 /// The files of one guest.
 pub(super) struct Files<'a> {
     pub(super) upstream: WasiFilesystemCtxView<'a>,
     pub(super) preopens: &'a Preopens,
+    /// How many resources the guest may have.
+    pub(super) handles: usize,
 }
 
 /// Where to try again. The descriptor is in the table only until then.
@@ -21,6 +26,30 @@ pub(super) struct Detour {
 }
 
 impl Files<'_> {
+    /// Refuses to open one more file than the guest may have.
+    pub(super) fn has_room(&mut self) -> FsResult<()> {
+        // WASI 0.2 has no word for too many files.
+        let entry = next_entry(self.upstream.table, self.handles);
+        entry.map(drop).ok_or(ErrorCode::InsufficientMemory.into())
+    }
+
+    /// The same for a stream of a file, which has a place where no file has one.
+    pub(super) fn has_room_for_stream(&mut self) -> FsResult<()> {
+        let entry = next_entry(
+            self.upstream.table,
+            self.handles.saturating_add(RESERVE / 2),
+        );
+        entry.map(drop).ok_or(ErrorCode::InsufficientMemory.into())
+    }
+
+    /// The file that a descriptor is, if that has no positions.
+    pub(super) fn unseekable(&self, fd: &Resource<Descriptor>) -> Option<Arc<File>> {
+        match self.upstream.table.get(fd) {
+            Ok(Descriptor::File(file)) if unseekable::is(&file.file) => Some(file.file.clone()),
+            Ok(Descriptor::File(_) | Descriptor::Dir(_)) | Err(_) => None,
+        }
+    }
+
     pub(super) fn place(&self, fd: &Resource<Descriptor>, path: &str) -> Option<Place> {
         match self.upstream.table.get(fd) {
             Ok(Descriptor::Dir(dir)) => Some(Place {
@@ -108,7 +137,7 @@ pub(super) async fn explain(error: FsError, places: Vec<Option<Place>>) -> FsErr
         return error;
     }
     match cause::of(places.into_iter().flatten().collect()).await {
-        Some(cause) => cause.into(),
+        Some(cause) => ErrorCode::from(cause).into(),
         None => error,
     }
 }

@@ -4,14 +4,18 @@
 //! a memory of its own.
 
 use wasmtime::Linker;
+use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p1::types::*;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1};
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::Place;
 use super::descriptors::{Detour, Scratch, length};
 use super::route::Last;
+use super::{Place, cause, next_entry};
 use crate::host::Host;
+
+#[macro_use]
+mod ask;
 
 /// The longest path there is (limits.h).
 const PATH_MAX: u32 = 4096;
@@ -19,107 +23,6 @@ const PATH_MAX: u32 = 4096;
 /// Puts all of WASI 0.1 into the linker.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasi_snapshot_preview1::add_to_linker(linker, |host| host)
-}
-
-/// Asks wasmtime-wasi with what the guest said, then with the detour, if there is one. What it answers
-/// last; an error with the place it was asked about.
-macro_rules! ask {
-    ($host:ident, $memory:ident, $given:ident, $path:ident, $last:expr,
-        |$from:ident, $fd:ident, $to:ident| $question:expr) => {{
-        let first = {
-            let ($from, $fd, $to) = (&mut *$memory, $given, $path);
-            $question.await
-        };
-        match first {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                let errno = error.downcast().map_err(Error::trap)?;
-                let path = $memory.as_cow_str($path)?.into_owned();
-                let detour = match errno {
-                    Errno::Perm => $host.detour($given, &path, $last).await?,
-                    _ => None,
-                };
-                match detour {
-                    None => Err((errno, $given, path)),
-                    Some(Detour { fd, path }) => {
-                        let mut scratch = Scratch::new(&path, "");
-                        $host.wasi.set_hostcall_fuel(scratch.len());
-                        let second = {
-                            let ($fd, $to) = (fd, scratch.first());
-                            let $from = &mut scratch.memory();
-                            $question.await
-                        };
-                        match second {
-                            Ok(answer) => Ok(answer),
-                            Err(error) => Err((error.downcast().map_err(Error::trap)?, fd, path)),
-                        }
-                    }
-                }
-            }
-        }
-    }};
-}
-
-/// What changes something, which may be on a read-only file system.
-macro_rules! change {
-    ($host:ident, $memory:ident, $given:ident, $path:ident, $last:expr,
-        |$from:ident, $fd:ident, $to:ident| $question:expr) => {
-        match ask!($host, $memory, $given, $path, $last, |$from, $fd, $to| {
-            $question
-        }) {
-            Ok(answer) => Ok(answer),
-            Err((errno, fd, path)) => Err($host.explain(errno, &[(fd, &path)]).await),
-        }
-    };
-}
-
-/// What changes two names.
-macro_rules! change_both {
-    ($host:ident, $memory:ident, $a:expr, $b:expr,
-        |$from:ident, $old:ident, $new:ident| $question:expr) => {{
-        let first = {
-            let ($from, $old, $new) = (&mut *$memory, $a, $b);
-            $question.await
-        };
-        let Err(error) = first else {
-            return Ok(());
-        };
-        let errno: Errno = error.downcast().map_err(Error::trap)?;
-        let old = $memory.as_cow_str($a.1)?.into_owned();
-        let new = $memory.as_cow_str($b.1)?.into_owned();
-        let (from, to) = match errno {
-            Errno::Perm => (
-                $host.detour($a.0, &old, Last::Name).await?,
-                $host.detour($b.0, &new, Last::Name).await?,
-            ),
-            _ => (None, None),
-        };
-        if from.is_none() && to.is_none() {
-            return Err($host.explain(errno, &[($a.0, &old), ($b.0, &new)]).await);
-        }
-        let from = from.unwrap_or(Detour {
-            fd: $a.0,
-            path: old,
-        });
-        let to = to.unwrap_or(Detour {
-            fd: $b.0,
-            path: new,
-        });
-        let mut scratch = Scratch::new(&from.path, &to.path);
-        $host.wasi.set_hostcall_fuel(scratch.len());
-        let second = {
-            let ($old, $new) = ((from.fd, scratch.first()), (to.fd, scratch.second()));
-            let $from = &mut scratch.memory();
-            $question.await
-        };
-        let Err(error) = second else {
-            return Ok(());
-        };
-        let errno = error.downcast().map_err(Error::trap)?;
-        Err($host
-            .explain(errno, &[(from.fd, &from.path), (to.fd, &to.path)])
-            .await)
-    }};
 }
 
 /// Functions that take no path.
@@ -173,7 +76,6 @@ impl WasiSnapshotPreview1 for Host {
         fd_fdstat_set_rights(fd: Fd, base: Rights, inheriting: Rights) -> ();
         fd_prestat_get(fd: Fd) -> Prestat;
         fd_prestat_dir_name(fd: Fd, path: Bytes, len: Size) -> ();
-        fd_tell(fd: Fd) -> Filesize;
         proc_raise(signal: Signal) -> ();
         sched_yield() -> ();
         random_get(buffer: Bytes, len: Size) -> ();
@@ -184,21 +86,82 @@ impl WasiSnapshotPreview1 for Host {
     }
     upstream! {
         async fd_advise(fd: Fd, offset: Filesize, len: Filesize, advice: Advice) -> ();
-        async fd_close(fd: Fd) -> ();
         async fd_datasync(fd: Fd) -> ();
         async fd_fdstat_get(fd: Fd) -> Fdstat;
         async fd_filestat_get(fd: Fd) -> Filestat;
         async fd_filestat_set_size(fd: Fd, size: Filesize) -> ();
         async fd_filestat_set_times(fd: Fd, atim: Timestamp, mtim: Timestamp, flags: Fstflags) -> ();
-        async fd_read(fd: Fd, buffers: IovecArray) -> Size;
         async fd_pread(fd: Fd, buffers: IovecArray, offset: Filesize) -> Size;
-        async fd_write(fd: Fd, buffers: CiovecArray) -> Size;
         async fd_pwrite(fd: Fd, buffers: CiovecArray, offset: Filesize) -> Size;
-        async fd_renumber(from: Fd, to: Fd) -> ();
-        async fd_seek(fd: Fd, offset: Filedelta, whence: Whence) -> Filesize;
         async fd_sync(fd: Fd) -> ();
         async fd_readdir(fd: Fd, buffer: Bytes, len: Size, cookie: Dircookie) -> Size;
         async poll_oneoff(subscriptions: GuestPtr<Subscription>, events: GuestPtr<Event>, count: Size) -> Size;
+    }
+
+    async fn fd_close(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<(), Error> {
+        self.wasi.fd_close(memory, fd).await?;
+        self.unseekable.remove(&fd.into());
+        Ok(())
+    }
+
+    async fn fd_renumber(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        from: Fd,
+        to: Fd,
+    ) -> Result<(), Error> {
+        self.wasi.fd_renumber(memory, from, to).await?;
+        if u32::from(from) != u32::from(to) {
+            match self.unseekable.remove(&from.into()) {
+                Some(file) => drop(self.unseekable.insert(to.into(), file)),
+                None => drop(self.unseekable.remove(&to.into())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn fd_read(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffers: IovecArray,
+    ) -> Result<Size, Error> {
+        if self.unseekable.contains_key(&fd.into()) {
+            return self.read_unseekable(memory, fd, buffers).await;
+        }
+        self.wasi.fd_read(memory, fd, buffers).await
+    }
+
+    async fn fd_write(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffers: CiovecArray,
+    ) -> Result<Size, Error> {
+        if self.unseekable.contains_key(&fd.into()) {
+            return self.write_unseekable(memory, fd, buffers).await;
+        }
+        self.wasi.fd_write(memory, fd, buffers).await
+    }
+
+    async fn fd_seek(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        offset: Filedelta,
+        whence: Whence,
+    ) -> Result<Filesize, Error> {
+        if self.unseekable.contains_key(&fd.into()) {
+            return Err(Errno::Spipe.into());
+        }
+        self.wasi.fd_seek(memory, fd, offset, whence).await
+    }
+
+    fn fd_tell(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Filesize, Error> {
+        if self.unseekable.contains_key(&fd.into()) {
+            return Err(Errno::Spipe.into());
+        }
+        self.wasi.fd_tell(memory, fd)
     }
 
     fn proc_exit(&mut self, memory: &mut GuestMemory<'_>, status: Exitcode) -> wasmtime::Error {
@@ -216,6 +179,8 @@ impl WasiSnapshotPreview1 for Host {
         inheriting: Rights,
         flags: Fdflags,
     ) -> Result<Fd, Error> {
+        let limit = self.handles;
+        let entry = next_entry(self.wasi.ctx().table, limit).ok_or(Errno::Mfile)?;
         // A new file takes no link for its name.
         let last = if how.contains(Oflags::EXCL) {
             Last::Name
@@ -229,7 +194,10 @@ impl WasiSnapshotPreview1 for Host {
                 .path_open(memory, fd, follow, path, how, base, inheriting, flags)
         });
         match opened {
-            Ok(opened) => Ok(opened),
+            Ok(opened) => {
+                self.note_unseekable(opened, entry)?;
+                Ok(opened)
+            }
             Err((errno, fd, path)) if changes => Err(self.explain(errno, &[(fd, &path)]).await),
             Err((errno, ..)) => Err(errno.into()),
         }
@@ -264,7 +232,8 @@ impl WasiSnapshotPreview1 for Host {
         len: Size,
     ) -> Result<Size, Error> {
         let place = self.named(memory, fd, path).await?;
-        let target = self.preopens.readlink(place).await.map_err(Errno::from)?;
+        let target = self.preopens.readlink(place).await;
+        let target = target.map_err(cause::code).map_err(Errno::from)?;
         // As much of it as there is room for.
         let read = length(target.len()).min(len);
         let target = target.as_bytes().iter().take(read as usize);
@@ -338,7 +307,7 @@ impl WasiSnapshotPreview1 for Host {
         let target = memory.as_cow_str(target)?.into_owned();
         let place = self.named(memory, fd, path).await?;
         let made = self.preopens.symlink(target, place).await;
-        made.map_err(|code| Errno::from(code).into())
+        made.map_err(|errno| Errno::from(cause::code(errno)).into())
     }
 
     async fn path_link(

@@ -10,6 +10,17 @@ use super::{DIVERTED, IN, KILL, OUT, Switch};
 pub(super) struct Guarded<'a, F> {
     guest: Pin<Box<F>>,
     switch: &'a Switch,
+    ended: bool,
+}
+
+/// A guest that waits in the host unwinds as it is dropped: its code runs once more, to where it was entered.
+/// An order other than a kill would hold it there, with whoever drops it.
+impl<F> Drop for Guarded<'_, F> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.switch.orders.fetch_or(KILL, SeqCst);
+        }
+    }
 }
 
 impl<'a, F> Guarded<'a, F> {
@@ -17,6 +28,7 @@ impl<'a, F> Guarded<'a, F> {
         Self {
             guest: Box::pin(guest),
             switch,
+            ended: false,
         }
     }
 }
@@ -43,6 +55,7 @@ impl<F: Future> Future for Guarded<'_, F> {
             return Poll::Pending;
         }
         let done = self.guest.as_mut().poll(cx).map(Some);
+        self.ended = done.is_ready();
         if polled.0.place.load(SeqCst) == DIVERTED {
             // What it comes to is the trap that it was sent to.
             return Poll::Ready(None);

@@ -42,7 +42,8 @@ macro_rules! over {
                         return Ok(number($ours));
                     }
                     let mut memory = GuestMemory::Unshared($memory);
-                    wasi_snapshot_preview1::$name(&mut host.wasi, &mut memory, $fd, $($parameter),*)
+                    // With what is laid over wasmtime-wasi's files.
+                    wasi_snapshot_preview1::$name(host, &mut memory, $fd, $($parameter),*)
                         $(.$await)?
                 })
             },
@@ -98,8 +99,7 @@ fn close(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 let (memory, host) = sides(&mut caller)?;
                 let ours = host.sockets.close(fd.cast_unsigned());
                 let mut memory = GuestMemory::Unshared(memory);
-                let below =
-                    wasi_snapshot_preview1::fd_close(&mut host.wasi, &mut memory, fd).await?;
+                let below = wasi_snapshot_preview1::fd_close(host, &mut memory, fd).await?;
                 Ok(if ours { 0 } else { below })
             })
         },
@@ -123,8 +123,7 @@ fn renumber(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                     }
                     let mut memory = GuestMemory::Unshared(memory);
                     let code =
-                        wasi_snapshot_preview1::fd_renumber(&mut host.wasi, &mut memory, from, to)
-                            .await?;
+                        wasi_snapshot_preview1::fd_renumber(host, &mut memory, from, to).await?;
                     if code == 0 {
                         host.sockets.close(target);
                     }

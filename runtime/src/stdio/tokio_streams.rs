@@ -43,9 +43,6 @@ impl AsyncWrite for Output {
             return Poll::Ready(Ok(bytes.len()));
         };
         ready!(Pin::new(&mut self.clone()).poll_flush(cx))?;
-        if let Some(error) = sink.failure() {
-            return Poll::Ready(Err(error.into()));
-        }
         let taken = bytes.len().min(MAX_PENDING);
         sink.push(&bytes[..taken]);
         Poll::Ready(Ok(taken))
@@ -63,7 +60,8 @@ impl AsyncWrite for Output {
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        // Whoever waits until all is out is to know that it is not.
+        Poll::Ready(sink.failure().map_or(Ok(()), |error| Err(error.into())))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Barrier;
 
+use sha2::{Digest as _, Sha256};
 use wasi_runtime::{Error, Guest, Loaded, Origin, Outcome};
 
 use crate::fixture::{Fixture, digest, start, wasm_file};
@@ -64,6 +65,23 @@ fn a_mapped_entry_needs_no_compiler() {
     let loaded = fixture.load(&program()).unwrap();
     assert_eq!(loaded.origin, Origin::Mapped);
     runs(&loaded);
+}
+
+#[test]
+fn what_was_compiled_is_found_by_the_digest_of_its_wasm() {
+    let fixture = Fixture::new();
+    let wasm = program();
+    let sha256 = Sha256::digest(&wasm).into();
+    let find = || {
+        let cache = fixture.open_cache().unwrap();
+        cache.find(&fixture.engine, &sha256).unwrap()
+    };
+    assert!(find().is_none());
+    fixture.load(&wasm).unwrap();
+    let ran = start(&find().unwrap(), Guest::default()).end();
+    assert_eq!(ran.outcome, Outcome::Exited(42), "{ran:?}");
+    put(&fixture.entry_of(&wasm), b"damaged");
+    assert!(find().is_none());
 }
 
 #[test]

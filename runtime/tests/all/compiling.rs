@@ -25,7 +25,7 @@ fn nothing_is_left(fixture: &Fixture, wasm: &[u8]) {
 
 #[test]
 fn a_compiler_that_fails_is_quoted_and_leaves_nothing() {
-    let fixture = Fixture::with_script("echo half an artifact; echo out of luck >&2; exit 3");
+    let fixture = Fixture::with_script("echo half an artifact; echo out of luck >&2; exit 1");
     let error = fixture.load(&program()).unwrap_err();
     assert!(matches!(error, Error::Compile { .. }), "{error:?}");
     assert_eq!(error.to_string(), "cannot compile it: out of luck");

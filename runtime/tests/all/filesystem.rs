@@ -5,19 +5,22 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use wasi_runtime::{Artifact, Guest, Preopen};
 
 use crate::fixture::{Fixture, open_folder, start};
 
 mod bounds;
+mod unseekable;
 
-/// The same program for WASI 0.1, as a component by way of the adapter, and for WASI 0.2.
+/// The same program for WASI 0.1, as a component by way of the adapter, and for WASI 0.2; and for 0.3
+/// another one that takes the same steps.
 const WORLDS: [&str; 3] = ["paths.wasm", "paths.component.wasm", "paths_p2.wasm"];
 
 fn programs(fixture: &Fixture) -> Vec<(&'static str, Artifact)> {
-    WORLDS.map(|name| (name, fixture.real(name))).into()
+    let mut programs: Vec<_> = WORLDS.map(|name| (name, fixture.real(name))).into();
+    programs.push(("paths_p3.wasm", fixture.asynchronous("paths_p3.wasm")));
+    programs
 }
 
 /// A container's root in a folder, beside which is what no guest may touch.
@@ -321,20 +324,25 @@ fn a_read_only_file_system_and_another_one_are_told_as_such() {
     }
 }
 
-/// WASI reads and writes files at positions, and a FIFO has none.
+/// The sockets are laid over WASI 0.1, the files too, and neither may hide the other.
 #[test]
-fn a_fifo_is_opened_and_no_more() {
-    let fixture = Fixture::new();
+fn a_guest_with_listening_sockets_has_the_same_files() {
     let container = Container::new();
-    let path = container.path("fifo");
-    let mode = Mode::from_raw_mode(0o600);
-    mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
-    let _other = open(&path, OFlags::RDWR, Mode::empty()).unwrap();
-    for (world, artifact) in programs(&fixture) {
-        let found = answers(&artifact, container.root(), &["lstat /fifo", "read /fifo"]);
-        assert_eq!(found[0], "other", "{world}");
-        // wasi-libc of WASI 0.2 does not tell why a stream fails.
-        let refused = ["Invalid seek", "I/O error"].contains(&found[1].as_str());
-        assert!(refused, "{world}: {found:?}");
-    }
+    let guest = Guest {
+        args: [
+            "paths",
+            "read /etc/localtime",
+            "write /etc/made text",
+            "read /data/made",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        preopens: container.root(),
+        listeners: vec![std::net::TcpListener::bind("127.0.0.1:0").unwrap()],
+        ..Guest::default()
+    };
+    let said = start(&Fixture::new().real("paths.wasm"), guest)
+        .end()
+        .success();
+    assert_eq!(said, "UTC\nok\ntext\n");
 }

@@ -114,6 +114,21 @@ impl Fixture {
         self.artifact(&std::fs::read(path).unwrap())
     }
 
+    /// The same for a guest of WASI 0.3, on an engine for those.
+    pub(crate) fn asynchronous(&self, name: &str) -> Artifact {
+        let path = locate::built(&format!("guests/{name}"), "make guests");
+        self.load_on(
+            &Engine::with_wasi_0_3().unwrap(),
+            &std::fs::read(path).unwrap(),
+        )
+    }
+
+    /// The artifact of a program, on another engine than the fixture's.
+    pub(crate) fn load_on(&self, engine: &Engine, wasm: &[u8]) -> Artifact {
+        let cache = self.open_cache().unwrap();
+        cache.load(engine, &wasm_file(wasm)).unwrap().artifact
+    }
+
     /// Runs a program in the text format to its end.
     pub(crate) fn run(&self, text: &str, guest: Guest) -> Ran {
         start(&self.wat(text), guest).end()

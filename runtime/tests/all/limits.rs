@@ -276,7 +276,63 @@ fn open_files_are_counted() {
             ..Limits::default()
         })
     };
-    too_many(&fixture.run(&opener(), guest), Countable::Handles, 100);
+    // As in any process: EMFILE, and the program goes on.
+    let ran = fixture.run(&opener(), guest);
+    assert_eq!(ran.outcome, Outcome::Exited(33), "{ran:?}");
+}
+
+/// What is no file has no such error.
+#[test]
+fn other_resources_are_counted() {
+    let component = wasm::command(
+        r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+        (alias export $poll "pollable" (type $pollable))
+        (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+            (export "subscribe-duration"
+                (func (param "when" u64) (result (own $pollable))))))
+        (core func $wait (canon lower (func $clock "subscribe-duration")))
+        (core module $m (import "" "wait" (func $wait (param i64) (result i32)))
+            (func (export "run") (result i32)
+                (loop $more (drop (call $wait (i64.const 1))) (br $more)) (i32.const 0)))
+        (core instance $main (instantiate $m
+            (with "" (instance (export "wait" (func $wait))))))"#,
+    );
+    let limits = with_limits(Limits {
+        handles: 100,
+        ..Limits::default()
+    });
+    let ran = Fixture::new().run(&component, limits);
+    too_many(&ran, Countable::Handles, 100);
+}
+
+/// What a component makes itself, the host only keeping account of it.
+#[test]
+fn handles_of_a_components_own_are_counted() {
+    let component = |turns: u32| {
+        wasm::command(&format!(
+            r#"(type $thing (resource (rep i32)))
+            (core func $new (canon resource.new $thing))
+            (core module $m
+                (import "" "new" (func $new (param i32) (result i32)))
+                (func (export "run") (result i32) (local $i i32)
+                    (loop $more
+                        (drop (call $new (i32.const 0)))
+                        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                        (br_if $more (i32.lt_u (local.get $i) (i32.const {turns}))))
+                    (i32.const 0)))
+            (core instance $main (instantiate $m
+                (with "" (instance (export "new" (func $new))))))"#
+        ))
+    };
+    let limits = Limits {
+        handles: 200,
+        ..Limits::default()
+    };
+    let fixture = Fixture::new();
+    let few = fixture.run(&component(200), with_limits(limits));
+    assert_eq!(few.success(), "");
+    let many = fixture.run(&component(201), with_limits(limits));
+    too_many(&many, Countable::Handles, 200);
 }
 
 #[test]

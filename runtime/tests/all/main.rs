@@ -6,6 +6,7 @@
     reason = "a fixture that cannot be made is a test that fails"
 )]
 
+mod asynchronous;
 mod cache;
 mod cache_folder;
 mod command;
@@ -30,4 +31,5 @@ mod serve;
 mod sharing;
 mod stdio;
 mod streams;
+mod tls;
 mod wasm;

@@ -86,29 +86,6 @@ fn a_body_is_sent_and_a_name_is_looked_up() {
 }
 
 #[test]
-fn https_speaks_tls_to_the_name_and_trusts_no_stranger() {
-    let fixture = Fixture::new();
-    let (listener, address) = server();
-    let said = std::thread::spawn(move || {
-        let (mut connection, _) = listener.accept().unwrap();
-        let mut hello = [0; 2048];
-        let count = connection.read(&mut hello).unwrap();
-        connection.write_all(HELLO.as_bytes()).unwrap();
-        hello[..count].to_vec()
-    });
-    let authority = format!("localhost:{}", address.port());
-    let guest = args(["fetch", "https", &authority, "/"]);
-    let ran = start(&fixture.real("fetch.wasm"), on(Network::All, guest)).end();
-    assert_eq!(ran.outcome, Outcome::Exited(1));
-    assert!(ran.stderr.contains("TlsProtocolError"), "{ran:?}");
-    let said = said.join().unwrap();
-    // A handshake, which names the server.
-    assert_eq!(said[..2], [22, 3]);
-    let name = b"localhost";
-    assert!(said.windows(name.len()).any(|window| window == name));
-}
-
-#[test]
 fn a_request_that_gets_no_answer_ends_with_its_guest() {
     let fixture = Fixture::new();
     let (listener, address) = server();

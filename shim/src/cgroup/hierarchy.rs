@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::write;
 use crate::stats::CgroupVersion;
@@ -11,6 +12,8 @@ use crate::stats::CgroupVersion;
 /// How often a folder is made again that another shim has removed meanwhile: one that leaves the same
 /// parent.
 const ATTEMPTS: u32 = 16;
+/// A thread of a guest that is being stopped is a real-time one for about as long.
+const REAL_TIME: Duration = Duration::from_millis(10);
 
 /// A hierarchy, as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +119,10 @@ impl Hierarchy {
     }
 
     /// Makes what is missing of `folder` and puts a process there.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the kernel tells nobody that a thread is an ordinary one again"
+    )]
     pub(super) fn join(&self, folder: &Path, process: u32) -> io::Result<()> {
         let mut attempts = ATTEMPTS;
         loop {
@@ -130,6 +137,16 @@ impl Hierarchy {
                             || error.raw_os_error() == Some(libc::ENODEV)) =>
                 {
                     attempts -= 1;
+                }
+                // A guest that is being stopped has a real-time thread for a moment; a cgroup of version 1
+                // that has no time for such (`cpu.rt_runtime_us`) takes none.
+                Err(error)
+                    if attempts > 0
+                        && self.has("cpu")
+                        && error.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    attempts -= 1;
+                    std::thread::sleep(REAL_TIME);
                 }
                 joined => return joined,
             }

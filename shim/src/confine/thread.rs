@@ -1,8 +1,9 @@
-//! A thread that polls a guest: it makes what it needs, parks, is released or dropped, and ends.
+//! A thread that stands for a process: it makes what it needs, parks, is released, polls its guest, or
+//! waits until it is told to go, and ends. Dropped before, it ends without that.
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,8 +27,8 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// A thread that is parked, with its guest ready to run. Dropping it ends it.
 #[derive(Debug)]
 pub struct Parked {
-    place: Arc<Place>,
-    usage: Usage,
+    place: Option<Arc<Place>>,
+    usage: Option<Usage>,
     release: oneshot::Sender<()>,
     running: Running,
 }
@@ -36,26 +37,68 @@ pub struct Parked {
 #[derive(Debug)]
 pub struct Running {
     pid: u32,
-    interrupter: Interrupter,
+    grip: Grip,
     ended: oneshot::Receiver<Outcome>,
     thread: JoinHandle<()>,
 }
 
-/// What a thread has when it is parked.
-pub(super) struct Made {
-    pub(super) place: Arc<Place>,
-    pub(super) prepared: Prepared,
-    pub(super) runtime: Runtime,
-    pub(super) pool: Pool,
-    pub(super) crew: Crew,
+/// How to get at what the thread does.
+#[derive(Debug)]
+pub(super) enum Grip {
+    Guest(Interrupter),
+    /// It waits for a word, or for this to be dropped.
+    Holder(mpsc::Sender<()>),
 }
 
-/// What it says then.
-struct Ready {
-    place: Arc<Place>,
-    pid: u32,
-    interrupter: Interrupter,
-    usage: Usage,
+/// What a thread has when it is parked.
+pub(super) struct Made {
+    /// What others need of it.
+    outside: Outside,
+    /// What it does when it is released.
+    run: Box<dyn FnOnce() -> Outcome>,
+}
+
+struct Outside {
+    place: Option<Arc<Place>>,
+    grip: Grip,
+    usage: Option<Usage>,
+}
+
+impl Made {
+    /// To poll a guest.
+    pub(super) fn guest(
+        place: Arc<Place>,
+        prepared: Prepared,
+        runtime: Runtime,
+        pool: Pool,
+        crew: Crew,
+    ) -> Self {
+        Self {
+            outside: Outside {
+                place: Some(place),
+                grip: Grip::Guest(prepared.interrupter()),
+                usage: Some(prepared.usage()),
+            },
+            run: Box::new(move || run(prepared, runtime, &pool, crew)),
+        }
+    }
+
+    /// To do nothing until it is told to go.
+    pub(super) fn holder() -> Self {
+        let (tell, told) = mpsc::channel();
+        Self {
+            outside: Outside {
+                place: None,
+                grip: Grip::Holder(tell),
+                usage: None,
+            },
+            run: Box::new(move || {
+                // An error is the shim giving it up.
+                let _ = told.recv();
+                Outcome::Killed
+            }),
+        }
+    }
 }
 
 /// Makes a thread that makes what it needs and parks, and waits for that.
@@ -71,41 +114,25 @@ pub(super) async fn deliver(
         .name(format!("wasi:{}", id.replace('\0', "")))
         .spawn(move || {
             let pid = thread_id();
-            let Made {
-                place,
-                prepared,
-                runtime,
-                pool,
-                crew,
-            } = match make() {
+            let Made { outside, run } = match make() {
                 Ok(made) => made,
                 Err(error) => return drop(ready.send(Err((error, pid)))),
             };
-            let ready = ready.send(Ok(Ready {
-                place,
-                pid,
-                interrupter: prepared.interrupter(),
-                usage: prepared.usage(),
-            }));
+            let ready = ready.send(Ok((outside, pid)));
             if ready.is_ok() && released.blocking_recv().is_ok() {
                 // Nobody listens any more only if the container's driver died in a panic.
-                drop(finish.send(run(prepared, runtime, &pool, crew)));
+                drop(finish.send(run()));
             }
         })
         .map_err(Error::host("start the container's thread"))?;
     match parked.await {
-        Ok(Ok(Ready {
-            place,
-            pid,
-            interrupter,
-            usage,
-        })) => Ok(Parked {
-            place,
-            usage,
+        Ok(Ok((outside, pid))) => Ok(Parked {
+            place: outside.place,
+            usage: outside.usage,
             release,
             running: Running {
                 pid,
-                interrupter,
+                grip: outside.grip,
                 ended,
                 thread,
             },
@@ -143,15 +170,15 @@ impl Parked {
         self.running.pid
     }
 
-    /// Where it is.
+    /// Where it is; a holder is at no place that an exec could join.
     #[must_use]
-    pub fn place(&self) -> Arc<Place> {
-        Arc::clone(&self.place)
+    pub fn place(&self) -> Option<Arc<Place>> {
+        self.place.clone()
     }
 
-    /// What the guest uses, from now on.
+    /// What the guest uses, from now on; a holder uses nothing.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> Option<Usage> {
         self.usage.clone()
     }
 
@@ -167,15 +194,47 @@ impl Parked {
     pub async fn discard(self) {
         drop(self.release);
         self.running.join().await;
-        self.place.leave().await;
+        if let Some(place) = self.place {
+            place.leave().await;
+        }
     }
 }
 
 impl Running {
-    /// Pauses, resumes or ends the guest.
+    /// Ends what it does.
+    pub fn kill(&self) {
+        match &self.grip {
+            Grip::Guest(interrupter) => interrupter.kill(),
+            // An error is that it has gone already.
+            Grip::Holder(tell) => {
+                let _ = tell.send(());
+            }
+        }
+    }
+
+    /// Asks it to finish what it has begun, and to end then: a service, see [`Self::drains`].
+    pub fn drain(&self) {
+        if let Grip::Guest(interrupter) = &self.grip {
+            interrupter.drain();
+        }
+    }
+
+    /// Whether [`Self::drain`] does anything.
     #[must_use]
-    pub fn interrupter(&self) -> &Interrupter {
-        &self.interrupter
+    pub fn drains(&self) -> bool {
+        match &self.grip {
+            Grip::Guest(interrupter) => interrupter.drains(),
+            Grip::Holder(_) => false,
+        }
+    }
+
+    /// Stops it where it is, or lets it go on. A holder does nothing in either case.
+    pub fn stop(&self, stopped: bool) {
+        match (&self.grip, stopped) {
+            (Grip::Guest(interrupter), true) => interrupter.pause(),
+            (Grip::Guest(interrupter), false) => interrupter.resume(),
+            (Grip::Holder(_), _) => {}
+        }
     }
 
     /// Waits until the guest has ended: `None` when its thread panicked. To be polled until then.
@@ -206,9 +265,37 @@ async fn join(thread: JoinHandle<()>, pid: u32) {
     drop(tokio::task::spawn_blocking(gone).await);
 }
 
+/// A thread that has nothing, for tests of who drives it.
+#[cfg(test)]
+pub(crate) async fn idle(id: &str) -> Parked {
+    let made = deliver(id, || Ok(Made::holder())).await;
+    made.expect("a holder needs nothing")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_holder_waits_until_it_is_told_to_go() {
+        let parked = deliver("pod", || Ok(Made::holder())).await.unwrap();
+        let mut running = parked.release();
+        let pid = running.pid;
+        assert!(PathBuf::from(format!("/proc/self/task/{pid}")).exists());
+        running.kill();
+        let outcome = std::future::poll_fn(|cx| running.poll_ended(cx)).await;
+        assert!(matches!(outcome, Some(Outcome::Killed)), "{outcome:?}");
+        running.join().await;
+        assert!(!PathBuf::from(format!("/proc/self/task/{pid}")).exists());
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_is_never_released_goes_when_it_is_given_up() {
+        let parked = deliver("pod", || Ok(Made::holder())).await.unwrap();
+        let pid = parked.pid();
+        parked.discard().await;
+        assert!(!PathBuf::from(format!("/proc/self/task/{pid}")).exists());
+    }
 
     #[tokio::test]
     async fn a_panic_costs_one_container() {

@@ -3,7 +3,8 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::mount::MountAttrFlags;
+use rustix::fs::CWD;
+use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 /// What to change. Every mount it is applied to becomes private as well: nothing that the host mounts
 /// later gets below it, where no attribute was set.
@@ -76,4 +77,11 @@ impl Change {
         let error = std::io::Error::last_os_error();
         Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::INVAL))
     }
+}
+
+/// Makes a copy of a mount and changes its attributes, as every container's start does.
+pub(crate) fn probe() -> rustix::io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = rustix::mount::open_tree(CWD, c"/", flags)?;
+    Change::READONLY.apply(copy)
 }

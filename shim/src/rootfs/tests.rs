@@ -54,7 +54,7 @@ impl Folder {
         let plan = Plan::new(&Bundle::open(&self.at("link")).unwrap()).unwrap();
         let born = || {
             namespaces::enter(&plan).unwrap();
-            Rootfs::mount(&plan, layers, || Ok(())).map(|rootfs| look(&rootfs))
+            Rootfs::mount(&plan, layers, |_| Ok(())).map(|rootfs| look(&rootfs))
         };
         std::thread::scope(|scope| scope.spawn(born).join().unwrap())
     }

@@ -32,6 +32,7 @@ use crate::containers::{Containers, Creation};
 use crate::events::timestamp;
 use crate::exec::Execution;
 use crate::lifecycle::{Exit, PhaseKind, Signal};
+use crate::services::route::route;
 use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
 use crate::terminal::Console;
@@ -67,7 +68,8 @@ impl TaskService {
         let mut services = create_task(Arc::new(self.clone()));
         let mut again = create_task(Arc::new(self.clone()));
         services.extend(again.remove(V3).map(|service| (V2.to_owned(), service)));
-        services
+        let routed = |(name, service)| (name, route(service, &self.containers));
+        services.into_iter().map(routed).collect()
     }
 }
 
@@ -139,6 +141,7 @@ impl Task for TaskService {
             return unimplemented("restoring a checkpoint");
         }
         let creation = Creation {
+            request: request.clone(),
             id: request.id,
             bundle: request.bundle,
             rootfs: request.rootfs,
@@ -150,9 +153,9 @@ impl Task for TaskService {
             terminal: request.terminal,
         };
         let containers = self.containers.clone();
-        let container = detached(async move { containers.create(creation).await }).await?;
+        let pid = detached(async move { containers.create(creation).await }).await?;
         Ok(CreateTaskResponse {
-            pid: container.about().pid,
+            pid,
             ..CreateTaskResponse::default()
         })
     }
@@ -276,10 +279,9 @@ impl Task for TaskService {
         request: ConnectRequest,
     ) -> ttrpc::Result<ConnectResponse> {
         // An unknown id is no error: containerd would take the shim for dead (contract §1.7).
-        let container = self.containers.get(&request.id).ok();
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: container.map_or(0, |container| container.about().pid),
+            task_pid: self.containers.pid(&request.id).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..ConnectResponse::default()
         })

@@ -75,8 +75,9 @@ async fn typed_signals_are_heard_by_the_slaves_settings() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_waited_for_no_longer_than_the_limit() {
     let (terminal, mut slave, _typing, shown) = open();
-    // More than its pipe takes, less than that and the terminal together.
-    slave.write_all(&[b'x'; 72 << 10]).unwrap();
+    // Its pipe takes a page, as does the thread; the terminal takes two.
+    rustix::pipe::fcntl_setpipe_size(&shown, 4096).unwrap();
+    slave.write_all(&[b'x'; 12 << 10]).unwrap();
     drop(slave);
     assert!(!terminal.drain(Duration::from_millis(100)).await);
     drop(shown);

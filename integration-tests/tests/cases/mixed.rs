@@ -1,0 +1,207 @@
+//! Pods with Linux containers in them, and what else a kubelet asks of a pod.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use integration_tests::containerd::Containerd;
+use integration_tests::cri::Cri;
+use integration_tests::guests;
+use integration_tests::image::Image;
+use integration_tests::native;
+use integration_tests::poll;
+use k8s_cri::v1::{
+    Int64Value, LinuxContainerResources, LinuxContainerSecurityContext, Mount, NamespaceMode,
+    NamespaceOption, UpdateContainerResourcesRequest,
+};
+
+cases![
+    linux_containers_are_in_the_pod_of_wasm_ones,
+    an_init_container_comes_before_the_wasm_one,
+    a_linux_container_of_a_pod_is_asked_as_any,
+    a_pods_volumes_and_user_are_a_wasm_containers_too,
+    the_limits_of_a_container_are_changed,
+    a_process_namespace_cannot_be_had_of_a_thread,
+];
+
+fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
+    let image = Image::new(&format!("mixed-{name}:1"))
+        .platform("linux", "amd64")
+        .file("/app.wasm", guests::named(name)?)
+        .entrypoint(["/app.wasm"]);
+    cri.import(containerd, &image)?;
+    Ok(image)
+}
+
+fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
+    let image = native::image()?.renamed("mixed-linux:1");
+    cri.import(containerd, &image)?;
+    Ok(image)
+}
+
+fn namespace(containerd: &Containerd, id: &str, kind: &str) -> Result<PathBuf> {
+    let path = format!("/proc/{}/ns/{kind}", containerd.task(id).pid()?);
+    std::fs::read_link(&path).with_context(|| path)
+}
+
+/// How many shims of Linux containers are there for a pod.
+fn children(containerd: &Containerd, pod: &str) -> usize {
+    let name = format!("{pod}-wasi");
+    let shims = containerd.shims();
+    shims
+        .iter()
+        .filter(|shim| shim.command.contains(&name))
+        .count()
+}
+
+fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let pod = cri.pod("mixed").run()?;
+    let app = pod.container("app", &wasm).start()?;
+    app.writes("sleeping")?;
+    ensure!(
+        children(containerd, pod.id()) == 0,
+        "a shim that nobody needs"
+    );
+    let one = pod.container("one", &linux).args(["block"]).start()?;
+    let two = pod.container("two", &linux).args(["block"]).start()?;
+    ensure!(children(containerd, pod.id()) == 1, "not one shim for both");
+    for kind in ["net", "ipc", "uts"] {
+        let own = namespace(containerd, pod.id(), kind)?;
+        for container in [&app, &one, &two] {
+            let joined = namespace(containerd, container.id(), kind)?;
+            ensure!(joined == own, "another {kind} namespace than the pod's");
+        }
+    }
+    for container in [one, two] {
+        container.stop(0)?;
+        ensure!(container.wait()?.exit_code == 137);
+        container.remove()?;
+    }
+    poll::until(
+        "the unneeded shim goes",
+        Duration::from_secs(10),
+        || match children(containerd, pod.id()) {
+            0 => Ok(()),
+            some => Err(format!("{some} left")),
+        },
+    )?;
+    // The pod goes on.
+    let later = pod.container("later", &linux).start()?;
+    ensure!(later.wait()?.exit_code == 0);
+    pod.remove()
+}
+
+fn an_init_container_comes_before_the_wasm_one(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "hello")?, linux(containerd, &cri)?);
+    let pod = cri.pod("init").run()?;
+    let init = pod.container("init", &linux).start()?;
+    ensure!(init.wait()?.exit_code == 0);
+    ensure!(init.log()? == "hello from linux\n", "{}", init.log()?);
+    let app = pod.container("app", &wasm).start()?;
+    ensure!(app.wait()?.exit_code == 0);
+    pod.remove()
+}
+
+fn a_linux_container_of_a_pod_is_asked_as_any(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let linux = linux(containerd, &cri)?;
+    let pod = cri.pod("sidecar").run()?;
+    let sidecar = pod.container("sidecar", &linux).args(["block"]).start()?;
+    let probe = sidecar.exec(["/hello", "exit", "4"])?;
+    ensure!(probe.exit_code == 4, "{probe:?}");
+    let memory = sidecar.stats()?.memory.context("memory")?;
+    ensure!(memory.working_set_bytes.is_some(), "{memory:?}");
+    pod.stop()?;
+    ensure!(sidecar.wait()?.exit_code == 137);
+    pod.remove()
+}
+
+fn a_pods_volumes_and_user_are_a_wasm_containers_too(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = wasm(containerd, &cri, "files")?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("single");
+    std::fs::write(&file, "of the host\n")?;
+    let termination = folder.path().join("termination-log");
+    std::fs::write(&termination, "")?;
+    let pod = cri.pod("volumes").run()?;
+    let container = pod
+        .container("files", &image)
+        .args(["read", "/etc/app/single"])
+        .mount(&file, "/etc/app/single")
+        .mount(&termination, "/dev/termination-log")
+        .with(|config| {
+            config.mounts.push(Mount {
+                host_path: folder.path().display().to_string(),
+                container_path: "/volume".to_owned(),
+                readonly: true,
+                ..Mount::default()
+            });
+            if let Some(linux) = &mut config.linux {
+                linux.security_context = Some(LinuxContainerSecurityContext {
+                    run_as_user: Some(Int64Value { value: 0 }),
+                    readonly_rootfs: true,
+                    namespace_options: Some(NamespaceOption {
+                        pid: NamespaceMode::Container.into(),
+                        ..NamespaceOption::default()
+                    }),
+                    ..LinuxContainerSecurityContext::default()
+                });
+            }
+        })
+        .start()?;
+    container.wait()?;
+    let log = container.log()?;
+    ensure!(log.contains("of the host"), "{log}");
+    pod.remove()
+}
+
+fn the_limits_of_a_container_are_changed(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let pod = cri.pod("limits").run()?;
+    for container in [
+        pod.container("app", &wasm).start()?,
+        pod.container("sidecar", &linux).args(["block"]).start()?,
+    ] {
+        let request = UpdateContainerResourcesRequest {
+            container_id: container.id().to_owned(),
+            linux: Some(LinuxContainerResources {
+                memory_limit_in_bytes: 64 << 20,
+                ..LinuxContainerResources::default()
+            }),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        cri.ask("update the container", |mut client| async move {
+            client.update_container_resources(request).await
+        })?;
+        container.stats()?;
+    }
+    pod.remove()
+}
+
+fn a_process_namespace_cannot_be_had_of_a_thread(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let linux = linux(containerd, &cri)?;
+    let pod = cri.pod("processes").run()?;
+    let container = pod
+        .container("debugger", &linux)
+        .with(|config| {
+            if let Some(linux) = &mut config.linux {
+                linux.security_context = Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(NamespaceOption {
+                        pid: NamespaceMode::Pod.into(),
+                        ..NamespaceOption::default()
+                    }),
+                    ..LinuxContainerSecurityContext::default()
+                });
+            }
+        })
+        .create()?;
+    let error = format!("{:#}", container.start().err().context("it starts")?);
+    ensure!(error.contains("process namespace"), "{error}");
+    pod.remove()
+}

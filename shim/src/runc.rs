@@ -1,0 +1,272 @@
+//! Linux containers, which this shim does not run: it has a `containerd-shim-runc-v2` of its own for them,
+//! a child that is there only while it has some. A pod's sidecars and init containers get there, and any
+//! image whose program turns out to be one for Linux.
+//!
+//! What is asked of such a container is passed on as it came ([`container`]); the child publishes its
+//! events itself, to the same containerd. ([`child`] is its life, [`call`] its command line.)
+
+pub mod call;
+pub mod child;
+pub mod container;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::shim::oci::Options;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
+use tokio::sync::Mutex;
+use tokio::time::sleep_until;
+use wasi_bundles::Bundle;
+
+use self::child::{Child, Origin};
+use self::container::LinuxContainer;
+use crate::Error;
+use crate::events::Publisher;
+
+/// How long the child stays after its last container: told to go, it drops the event of that one's deletion
+/// if it has not sent it yet (containerd 2.1). Another container may come meanwhile, too.
+const LINGER: Duration = Duration::from_millis(500);
+/// The only options that the child takes; it ends at any others.
+const OPTIONS: &str = "containerd.runc.v1.Options";
+
+/// The Linux containers of a shim. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct LinuxContainers {
+    origin: Arc<Origin>,
+    child: Arc<Mutex<Option<Used>>>,
+    events: Publisher,
+}
+
+#[derive(Debug)]
+struct Used {
+    child: Arc<Child>,
+    /// Containers that are in it, or on their way.
+    by: usize,
+    /// When the last one went.
+    idle: Instant,
+}
+
+impl LinuxContainers {
+    /// None yet.
+    #[must_use]
+    pub fn new(origin: Origin, events: Publisher) -> Self {
+        Self {
+            origin: Arc::new(origin),
+            child: Arc::default(),
+            events,
+        }
+    }
+
+    /// Creates one, in a child that is started if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Linux`] with what the child says; [`Error::Host`] when it cannot be started;
+    /// [`Error::Unimplemented`] for a namespace that no thread of this shim has to give.
+    pub async fn create(
+        &self,
+        mut request: api::CreateTaskRequest,
+        bundle: &Bundle,
+    ) -> Result<Arc<LinuxContainer>, Error> {
+        require_joinable(bundle)?;
+        request.options = options(request.options.take(), bundle)?;
+        let child = self.child().await?;
+        let created = child.ask::<api::CreateTaskResponse>("Create", &request);
+        let pid = match created.await {
+            Ok(created) => created.pid,
+            Err(error) => {
+                self.release(&child).await;
+                return Err(if let ttrpc::Error::RpcStatus(status) = error {
+                    Error::Linux {
+                        code: status.code(),
+                        text: status.message,
+                    }
+                } else {
+                    Error::host("run a Linux container")(std::io::Error::other(error))
+                });
+            }
+        };
+        let container = LinuxContainer::new(request, pid, child, self.events.clone());
+        let container = Arc::new(container);
+        container.watch(self.origin.call.clone());
+        Ok(container)
+    }
+
+    /// A container is deleted, or will be: with the last one the child goes.
+    pub async fn forget(&self, container: &LinuxContainer) {
+        container.forget();
+        self.release(container.child()).await;
+    }
+
+    /// The shim goes: the child goes before it.
+    pub async fn end(&self) {
+        if let Some(Used { child, idle, .. }) = self.child.lock().await.take() {
+            sleep_until((idle + LINGER).into()).await;
+            child.end().await;
+        }
+    }
+
+    async fn child(&self) -> Result<Arc<Child>, Error> {
+        let mut current = self.child.lock().await;
+        if let Some(used) = &mut *current
+            && !used.child.is_gone()
+        {
+            used.by += 1;
+            return Ok(Arc::clone(&used.child));
+        }
+        let child = Arc::new(Child::start(&self.origin).await?);
+        *current = Some(Used {
+            child: Arc::clone(&child),
+            by: 1,
+            idle: Instant::now(),
+        });
+        Ok(child)
+    }
+
+    async fn release(&self, child: &Arc<Child>) {
+        let mut current = self.child.lock().await;
+        // One that died was replaced, and its containers do not count.
+        if let Some(used) = &mut *current
+            && Arc::ptr_eq(&used.child, child)
+        {
+            used.by -= 1;
+            used.idle = Instant::now();
+            if used.by == 0 {
+                tokio::spawn(self.clone().end_idle(used.idle));
+            }
+        }
+    }
+
+    /// Ends the child, if nothing has happened since `idle`.
+    async fn end_idle(self, idle: Instant) {
+        sleep_until((idle + LINGER).into()).await;
+        // Held until it is gone: the next one is started after that.
+        let mut current = self.child.lock().await;
+        if let Some(used) = current.take_if(|used| used.by == 0 && used.idle == idle) {
+            used.child.end().await;
+        }
+    }
+}
+
+/// The options that the child gets: its own as they are, none of another type. A cgroup path with colons
+/// is systemd's (`slice:prefix:name`), as CRI writes it.
+fn options(given: Option<Any>, bundle: &Bundle) -> Result<MessageField<Any>, Error> {
+    if let Some(given) = given
+        && given.type_url.rsplit('/').next() == Some(OPTIONS)
+    {
+        return Ok(MessageField::some(given));
+    }
+    let linux = bundle.spec().linux().as_ref();
+    let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    let systemd = cgroup.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
+    if !systemd {
+        return Ok(MessageField::none());
+    }
+    let options = Options {
+        systemd_cgroup: true,
+        ..Options::default()
+    };
+    let value = options.write_to_bytes().map_err(std::io::Error::other);
+    Ok(MessageField::some(Any {
+        type_url: OPTIONS.to_owned(),
+        value: value.map_err(Error::host("encode the options"))?,
+        ..Any::default()
+    }))
+}
+
+/// A wasm container or sandbox has network, IPC and UTS namespaces; all others of its thread are the
+/// host's, and nobody may get these by asking for a container's.
+fn require_joinable(bundle: &Bundle) -> Result<(), Error> {
+    let linux = bundle.spec().linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+    for namespace in listed.into_iter().flatten() {
+        let Some(path) = namespace.path() else {
+            continue;
+        };
+        if is_of_this_process(path)
+            && !["net", "ipc", "uts"]
+                .iter()
+                .any(|kind| path.ends_with(kind))
+        {
+            return Err(Error::Unimplemented(format!(
+                "joining {} (a process namespace shared with the pod, or with a wasm container)",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path is `/proc/<thread>/…` of a thread of the shim.
+fn is_of_this_process(path: &Path) -> bool {
+    let Ok(inside) = path.strip_prefix("/proc") else {
+        return false;
+    };
+    let thread = inside.components().next();
+    let thread = thread.and_then(|thread| thread.as_os_str().to_str()?.parse::<u32>().ok());
+    thread.is_some_and(|thread| Path::new(&format!("/proc/self/task/{thread}")).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(linux: &serde_json::Value) -> (tempfile::TempDir, Bundle) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({ "ociVersion": "1.1.0", "linux": linux });
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        (folder, bundle)
+    }
+
+    #[test]
+    fn the_child_gets_no_options_that_it_does_not_know() {
+        let of_cri = Any {
+            type_url: "runtimeoptions.v1.Options".to_owned(),
+            ..Any::default()
+        };
+        let (_folder, plain) = bundle(&serde_json::json!({ "cgroupsPath": "/pods/a" }));
+        assert!(options(Some(of_cri.clone()), &plain).unwrap().is_none());
+        let own = Any {
+            type_url: OPTIONS.to_owned(),
+            value: vec![1, 2],
+            ..Any::default()
+        };
+        assert_eq!(
+            options(Some(own.clone()), &plain)
+                .unwrap()
+                .0
+                .map(|own| *own),
+            Some(own)
+        );
+        let (_folder, slice) = bundle(&serde_json::json!({ "cgroupsPath": "pod.slice:cri:a" }));
+        let found = options(Some(of_cri), &slice).unwrap();
+        let found = Options::parse_from_bytes(&found.value).unwrap();
+        assert!(found.systemd_cgroup);
+    }
+
+    #[test]
+    fn nobody_gets_the_hosts_processes_by_asking_for_a_threads() {
+        let own = rustix::thread::gettid().as_raw_nonzero();
+        let joining = |kind: &str, file: &str, of: &str| {
+            let path = format!("/proc/{of}/ns/{file}");
+            let (_folder, bundle) =
+                bundle(&serde_json::json!({ "namespaces": [{ "type": kind, "path": path }] }));
+            require_joinable(&bundle)
+        };
+        let own = own.to_string();
+        assert!(joining("network", "net", &own).is_ok());
+        assert!(matches!(
+            joining("pid", "pid", &own),
+            Err(Error::Unimplemented(_))
+        ));
+        assert!(matches!(
+            joining("user", "user", &own),
+            Err(Error::Unimplemented(_))
+        ));
+        assert!(joining("pid", "pid", "1").is_ok(), "another process's");
+    }
+}
