@@ -50,6 +50,7 @@ pub mod run;
 pub mod task;
 pub mod tasks;
 pub mod terminal;
+pub mod trials;
 pub mod version;
 
 /// The runtime name that resolves to our binary.

@@ -5,17 +5,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use integration_tests::docker::{Docker, Release};
 use integration_tests::guests;
 use integration_tests::image::Image;
-use integration_tests::leftovers::Leftovers;
-use libtest_mimic::{Arguments, Trial};
+use integration_tests::trials::{self, Daemon, Module};
 
-/// What a case is called, and what it does.
-type Case = (&'static str, fn(&Docker) -> Result<()>);
+type Case = trials::Case<Docker>;
 
 /// The cases of a module, named as their functions.
 macro_rules! cases {
@@ -32,7 +29,7 @@ mod cases {
     pub(crate) mod run;
 }
 
-const MODULES: &[(&str, &[Case])] = &[
+const MODULES: &[Module<Docker>] = &[
     ("run", cases::run::CASES),
     ("exec", cases::exec::CASES),
     ("life", cases::life::CASES),
@@ -47,44 +44,6 @@ const LINUX: &str = "example.test/linux:1";
 
 /// The same, looked after by `/hello.wasm`.
 const HEALTHY: &str = "example.test/healthy:1";
-
-/// One version's Docker, started by the first case that asks for it.
-struct Daemon {
-    release: Release,
-    started: Mutex<Option<Result<Arc<Docker>, String>>>,
-}
-
-impl Daemon {
-    fn get(&self) -> Result<Arc<Docker>> {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = started.get_or_insert_with(|| {
-            start(&self.release)
-                .map(Arc::new)
-                .map_err(|error| format!("{error:#}"))
-        });
-        started.clone().map_err(|error| anyhow!("{error}"))
-    }
-
-    fn stop(&self, keep: bool) -> Result<()> {
-        let started = self
-            .started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(Ok(docker)) = started else {
-            return Ok(());
-        };
-        if keep {
-            docker.containerd().keep();
-        }
-        let docker = Arc::into_inner(docker).ok_or_else(|| anyhow!("a case holds its Docker"))?;
-        let groups = cgroups(docker.containerd().namespace());
-        docker.stop()?;
-        let left: Vec<_> = groups.into_iter().filter(|group| group.exists()).collect();
-        ensure!(left.is_empty(), "cgroups left behind: {left:?}");
-        Ok(())
-    }
-}
 
 /// Where containers are, in each hierarchy.
 fn cgroups(namespace: &str) -> Vec<PathBuf> {
@@ -118,46 +77,17 @@ fn all(name: &str) -> Result<Image> {
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::from_args();
-    let before = Leftovers::snapshot();
-    let daemons: Vec<_> = Release::found()?
+    let daemons = Release::found()?
         .into_iter()
-        .map(|release| {
-            Arc::new(Daemon {
-                release,
-                started: Mutex::new(None),
-            })
-        })
-        .collect();
-    let trials = daemons.iter().flat_map(|daemon| {
-        let of_module = move |&(module, cases): &(&'static str, &'static [Case])| {
-            cases
-                .iter()
-                .map(move |&(sentence, case)| trial(daemon, module, sentence, case))
-        };
-        MODULES.iter().flat_map(of_module)
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let mut ended = Ok(());
-    for daemon in &daemons {
-        ended = ended.and(daemon.stop(conclusion.has_failed()));
-    }
-    ended.and(before.assert_none_since())?;
-    Ok(conclusion.exit_code())
-}
-
-fn trial(
-    daemon: &Arc<Daemon>,
-    module: &str,
-    sentence: &str,
-    case: fn(&Docker) -> Result<()>,
-) -> Trial {
-    let daemon = Arc::clone(daemon);
-    Trial::test(
-        format!("{}::{module}::{sentence}", daemon.release),
-        move || {
-            let docker = daemon.get()?;
-            case(&docker).map_err(|error| format!("{error:#}").into())
-        },
-    )
+        .map(|release| Daemon::new(release.clone(), MODULES, move || start(&release)));
+    trials::run(daemons.collect(), |docker, keep| {
+        if keep {
+            docker.containerd().keep();
+        }
+        let groups = cgroups(docker.containerd().namespace());
+        docker.stop()?;
+        let left: Vec<_> = groups.into_iter().filter(|group| group.exists()).collect();
+        ensure!(left.is_empty(), "cgroups left behind: {left:?}");
+        Ok(())
+    })
 }

@@ -244,6 +244,7 @@ fn a_paused_container_has_paused_execs_and_gets_no_more() -> Result<()> {
     ensure!(exec.wait()?.exit_status == 143);
     parked.start()?;
     ensure!(parked.wait()?.exit_status == 3);
+    fake.receiver.wait_for("exit")?;
     let topics = fake.receiver.topics();
     let count = |topic| topics.iter().filter(|known| *known == topic).count();
     ensure!(count("paused") == 1 && count("resumed") == 1, "{topics:?}");

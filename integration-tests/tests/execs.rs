@@ -255,6 +255,7 @@ fn an_exec_that_nobody_waits_for_is_given_up() -> Result<()> {
     ensure!(exec.wait()?.exit_status == 7);
     exec.delete()?;
     only_the_init_is_left(fake.shim()?.pid, "deserted")?;
+    fake.receiver.wait_for("exit")?;
     let topics = fake.receiver.topics();
     ensure!(
         topics == ["create", "start", "exec-added", "exec-started", "exit"],
