@@ -121,6 +121,8 @@ pub(crate) struct Switch {
     urgency: Urgency,
     /// The thread of a service, for a request that it is serving. What is ordered there holds here.
     above: Option<Arc<Self>>,
+    /// Whether somebody sees to it that orders are obeyed: one thread does for all of them.
+    insisting: AtomicBool,
     /// The thread of its quota.
     watcher: OnceLock<Thread>,
 }
@@ -256,7 +258,7 @@ impl Interrupter {
         self.switch.notify();
         // Whoever gives orders has others to give: it does not stand in the line of a fence.
         self.use_means(AT_ONCE, false);
-        if !self.switch.is_defying() {
+        if !self.switch.takes_insisting() {
             return;
         }
         let persistent = self.clone();
@@ -271,11 +273,19 @@ impl Interrupter {
         }
     }
 
+    /// For whom [`Switch::takes_insisting`] was true.
     fn insist(&self) {
-        while self.switch.is_defying() {
-            self.use_means(TURN, true);
-            if self.switch.is_defying() {
-                wait(&self.switch.place, IN, Some(TURN));
+        loop {
+            while self.switch.is_defying() {
+                self.use_means(TURN, true);
+                if self.switch.is_defying() {
+                    wait(&self.switch.place, IN, Some(TURN));
+                }
+            }
+            self.switch.insisting.store(false, SeqCst);
+            // Who gave an order just before left it to this one.
+            if !self.switch.takes_insisting() {
+                return;
             }
         }
     }
@@ -321,6 +331,11 @@ impl Switch {
             HELD => orders & KILL != 0,
             _ => false,
         }
+    }
+
+    /// Whether there is an order to insist on, and nobody who does: then the caller has to.
+    fn takes_insisting(&self) -> bool {
+        self.is_defying() && !self.insisting.swap(true, SeqCst)
     }
 
     /// The orders have changed.

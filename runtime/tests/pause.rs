@@ -37,6 +37,16 @@ fn used() -> u64 {
     times.sum()
 }
 
+/// How many threads of this process have that name.
+fn threads(name: &str) -> usize {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| {
+        let comm = thread.unwrap().path().join("comm");
+        fs::read_to_string(comm).ok()
+    });
+    names.filter(|comm| comm.trim_end() == name).count()
+}
+
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -98,6 +108,21 @@ fn stops_and_goes(fixture: &Fixture) {
     let calling = "(loop $more (drop (call $fdstat (i32.const 1) (i32.const 128))) (br $more))";
     let running = ready(&fixture.wat(&wasm::ready_then(calling)));
     pauses_and_resumes(&running);
+    assert_eq!(running.kill().outcome, Outcome::Killed);
+
+    // In a copy that takes milliseconds, and takes no orders meanwhile: one thread insists on all of them. A few more may be
+    // seen on their way out.
+    let copying = "(drop (memory.grow (i32.const 2000)))
+        (loop $more
+            (memory.copy (i32.const 0) (i32.const 65000000) (i32.const 65000000))
+            (br $more))";
+    let running = ready(&fixture.wat(&wasm::ready_then(copying)));
+    for _ in 0..200 {
+        running.interrupter.pause();
+        let insisting = threads("wasi-interrupt");
+        assert!(insisting <= 8, "{insisting} threads insist");
+        running.interrupter.resume();
+    }
     assert_eq!(running.kill().outcome, Outcome::Killed);
 
     // Blocked: what it waits for comes, and it goes on only when it may.

@@ -177,11 +177,10 @@ impl Driver {
         match (exec, what) {
             (exec, Happening::Typed(signal)) => {
                 if let Ok(process) = self.process(exec.as_deref()) {
-                    match signal.effect(process.manner()) {
-                        Effect::Drain => process.drain(signal),
-                        Effect::End | Effect::Pause | Effect::Resume | Effect::Nothing => {
-                            process.kill(signal);
-                        }
+                    if signal.effect(process.manner()) == Effect::Drain {
+                        process.drain(signal);
+                    } else {
+                        process.kill(signal);
                     }
                 }
             }

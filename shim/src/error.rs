@@ -5,6 +5,7 @@
 //! where there is one, the remedy. Causes are printed once, joined by colons.
 
 mod code;
+mod unrunnable;
 
 use std::io;
 use std::path::PathBuf;
@@ -270,27 +271,6 @@ impl Error {
         }
     }
 
-    /// What is wrong with the program of a container; other faults of its bundle are told as they are.
-    pub(crate) fn entrypoint(program: &str, source: wasi_bundles::Error) -> Self {
-        match words(program, &source) {
-            Some(reason) => Self::Entrypoint {
-                program: program.to_owned(),
-                reason,
-                source: Box::new(source),
-            },
-            None => Self::Bundle(source),
-        }
-    }
-
-    /// What is wrong with the program of an exec.
-    pub(crate) fn exec(program: &str, source: wasi_bundles::Error) -> Self {
-        Self::Exec {
-            program: program.to_owned(),
-            reason: words(program, &source).unwrap_or("cannot be executed"),
-            source: Box::new(source),
-        }
-    }
-
     /// The whole text: the failure and its causes.
     #[must_use]
     pub fn text(&self) -> String {
@@ -312,25 +292,6 @@ impl From<Error> for ttrpc::Error {
     }
 }
 
-/// What runc says of such a program, if it can have such a fault. Clients look for the words (moby
-/// `daemon/errors.go`: 127 for the first two, 126 for permission denied, and for anything else of an exec).
-fn words(program: &str, fault: &wasi_bundles::Error) -> Option<&'static str> {
-    use wasi_bundles::Error as Why;
-    if matches!(fault, Why::NoEntrypoint { .. }) {
-        Some(if program.contains('/') {
-            "no such file or directory"
-        } else {
-            "executable file not found in $PATH"
-        })
-    } else if matches!(fault, Why::NotWasm { .. }) {
-        Some("exec format error")
-    } else if matches!(fault, Why::NotAFile { .. }) {
-        Some("permission denied")
-    } else {
-        None
-    }
-}
-
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -345,56 +306,6 @@ pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_exec_fails_in_words_that_clients_know() {
-        let missing = |path: &str| wasi_bundles::Error::NoEntrypoint {
-            path: path.to_owned(),
-            tried: vec![path.to_owned()],
-        };
-        let script = wasi_bundles::Error::NotWasm {
-            path: "/a".to_owned(),
-            what: wasi_bundles::NotWasm::Script,
-        };
-        let folder = wasi_bundles::Error::NotAFile {
-            path: "/a".to_owned(),
-            what: "a directory",
-        };
-        for (name, source, words) in [
-            (
-                "a",
-                missing("a"),
-                r#"exec failed: "a": executable file not found in $PATH: the container has no file"#,
-            ),
-            (
-                "/a",
-                missing("/a"),
-                r#"exec failed: "/a": no such file or directory: "#,
-            ),
-            (
-                "a",
-                script,
-                r#"exec failed: "a": exec format error: /a is a script"#,
-            ),
-            (
-                "/a",
-                folder,
-                r#"exec failed: "/a": permission denied: /a is a directory"#,
-            ),
-        ] {
-            let error = Error::exec(name, source);
-            assert!(error.text().starts_with(words), "{}", error.text());
-            assert_eq!(error.code(), Code::FAILED_PRECONDITION);
-        }
-    }
-
-    #[test]
-    fn a_container_without_its_program_fails_in_the_same_words() {
-        let (path, tried) = ("/a".to_owned(), Vec::new());
-        let error = Error::entrypoint("/a", wasi_bundles::Error::NoEntrypoint { path, tried });
-        let words = r#"cannot run "/a": no such file or directory: "#;
-        assert!(error.text().starts_with(words), "{}", error.text());
-    }
 
     #[test]
     fn causes_are_told_once() {
