@@ -5,7 +5,8 @@ use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime_wasi_http::{p2, p3};
 use wasmtime_wasi_tls::p2::LinkOptions;
 
 use crate::call::Call;
@@ -107,6 +108,8 @@ fn linked(
 
 /// The interface of a service's export.
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.0";
+/// The same of WASI 0.3, which has versions of its own.
+const HANDLER_0_3: &str = "wasi:http/handler";
 /// The interface of a command's.
 const COMMAND: &str = "wasi:cli/run@0.2.0";
 
@@ -114,22 +117,34 @@ const COMMAND: &str = "wasi:cli/run@0.2.0";
 /// has a handler and is no command.
 pub(crate) fn serves(component: &Component, export: Option<&str>) -> bool {
     let has = |interface| component.get_export_index(None, interface).is_some();
+    let new = exported_0_3(component, HANDLER_0_3);
     let Some(export) = export else {
-        return has(HANDLER) && !has(COMMAND) && run_0_3(component).is_none();
+        return (has(HANDLER) || new.is_some()) && !has(COMMAND) && run_0_3(component).is_none();
     };
     let interface = export.strip_suffix("#handle").unwrap_or(export);
-    let named = interface == "wasi:http/incoming-handler" && has(HANDLER);
-    named || interface.starts_with("wasi:http/incoming-handler@") && has(interface)
+    let named = interface == "wasi:http/incoming-handler" && has(HANDLER)
+        || interface == HANDLER_0_3 && new.is_some();
+    let version = |of| interface.starts_with(of) && has(interface);
+    named || version("wasi:http/incoming-handler@0.2.") || version("wasi:http/handler@0.3.")
 }
 
-/// Links `component`, whose handler `guest` asks for.
+/// Links `component`, whose handler `guest` asks for: the one of 0.3, if it names none and there are two.
 pub(crate) fn link_service(
     component: &Component,
     guest: &Guest,
     asynchronous: bool,
 ) -> Result<ProxyPre<Host>, Error> {
     let program = linked(component, guest, asynchronous)?;
-    ProxyPre::new(program).map_err(|error| Error::Import {
+    let new = guest.export.as_deref().map_or_else(
+        || exported_0_3(component, HANDLER_0_3).is_some(),
+        |export| export.starts_with(HANDLER_0_3),
+    );
+    let service = if new {
+        p3::bindings::ServicePre::new(program).map(ProxyPre::P3)
+    } else {
+        p2::bindings::ProxyPre::new(program).map(ProxyPre::P2)
+    };
+    service.map_err(|error| Error::Import {
         reason: format!("{error:#}"),
     })
 }
@@ -142,16 +157,19 @@ fn is_0_3(name: &str) -> bool {
             .is_some_and(|(_, version)| version.starts_with("0.3."))
 }
 
-/// The start of a component of WASI 0.3, whatever the last number of its version.
+/// The start of a component of WASI 0.3.
 fn run_0_3(component: &Component) -> Option<ComponentExportIndex> {
-    let engine = component.engine();
-    let (interface, _) = component
-        .component_type()
-        .exports(engine)
-        .map(|(name, _)| (name.to_owned(), ()))
-        .find(|(name, ())| name.starts_with("wasi:cli/run@") && is_0_3(name))?;
-    let interface = component.get_export_index(None, &interface)?;
+    let interface = exported_0_3(component, "wasi:cli/run")?;
     component.get_export_index(Some(&interface), "run")
+}
+
+/// The export of that `interface` of WASI 0.3, whatever the last number of its version.
+fn exported_0_3(component: &Component, interface: &str) -> Option<ComponentExportIndex> {
+    let engine = component.engine();
+    let of = component.component_type();
+    let mut names = of.exports(engine).map(|(name, _)| name);
+    let named = |name: &&str| name.split('@').next() == Some(interface) && is_0_3(name);
+    component.get_export_index(None, names.find(named)?)
 }
 
 /// All of the world, with WASI 0.3 if it is `new`; packages that few import only if `imports` says so, of

@@ -1,5 +1,5 @@
-//! HTTP services: a component that exports `wasi:http/incoming-handler` is made anew for each request, asked
-//! once, and dropped.
+//! HTTP services: a component that exports `wasi:http/incoming-handler@0.2` is made anew for each request, asked
+//! once, and dropped; one that exports `wasi:http/handler@0.3` is asked again when it has answered.
 //!
 //! ```text
 //! listening socket ─┬─ Worker: thread, runtime, Interrupter ─┬─ connection ─┬─ exchange: instance, Interrupter below
@@ -24,6 +24,7 @@ mod admin;
 mod answer;
 mod connection;
 mod exchange;
+mod instance;
 mod patience;
 mod record;
 mod worker;
@@ -35,7 +36,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::handler::ProxyPre;
 
 use self::admin::Admin;
 use self::patience::Patience;

@@ -13,6 +13,7 @@ use integration_tests::task::Task;
 cases![
     a_service_answers_as_soon_as_it_is_started,
     a_failed_request_is_logged_and_the_service_lives,
+    a_service_of_wasi_0_3_is_asked_again,
     a_variable_and_an_annotation_say_where,
     requests_are_logged_and_counted,
     term_lets_requests_finish,
@@ -86,6 +87,27 @@ fn a_service_answers_as_soon_as_it_is_started(containerd: &Containerd) -> Result
     let exit = task.end()?;
     ensure!(exit.exit_status() == 137, "{exit}");
     Ok(())
+}
+
+fn a_service_of_wasi_0_3_is_asked_again(containerd: &Containerd) -> Result<()> {
+    let image = Image::new("http-asynchronous:1")
+        .platform("wasi", "wasm")
+        .file("/app.wasm", guests::named("handler_p3")?)
+        .entrypoint(["/app.wasm"]);
+    containerd.import(&image)?;
+    let run = containerd.run(&image, "http-asynchronous");
+    let run = run
+        .annotation(&format!("{OPTION}.wasi-0.3"), "on")
+        .memory(64 << 20);
+    // One thread, and so one instance.
+    let task = start(&run.flag("--cpus").flag("0.5"))?;
+    answers(&task, 8080, "/hello", 200, "\r\n\r\nhello\n")?;
+    task.writes("asked for hello")?;
+    answers(&task, 8080, "/count", 200, "1")?;
+    answers(&task, 8080, "/trap", 500, "\n")?;
+    answers(&task, 8080, "/count", 200, "0")?;
+    task.kill("TERM")?;
+    ended(&task, 0)
 }
 
 fn a_failed_request_is_logged_and_the_service_lives(containerd: &Containerd) -> Result<()> {

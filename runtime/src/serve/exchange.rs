@@ -1,4 +1,4 @@
-//! One request and its answer, by an instance of its own.
+//! One request and its answer, by an instance that has no other request.
 //!
 //! The instance is driven by a task beside the connection, because it may go on when its answer is under
 //! way, and when the client is gone. What goes wrong in it is told on the container's stderr: the client
@@ -12,21 +12,14 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use wasmtime::Store;
-use wasmtime::component::Resource;
-use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::Server;
 use super::answer::Answer;
 use super::connection::Busy;
+use super::instance::{Call, Instance, Refused};
+use super::patience::Waiting;
 use super::worker::Local;
-use crate::artifact::store;
-use crate::host::Host;
-use crate::{Interrupter, Outcome};
+use crate::Outcome;
 
 /// The most of a request's path that is put into a line of the log, in bytes.
 const PATH: usize = 200;
@@ -75,8 +68,7 @@ pub(super) async fn exchange(
         let any = HeaderValue::from_static("localhost");
         request.headers_mut().entry(header::HOST).or_insert(any);
     }
-    let interrupter = local.interrupter.below();
-    let (instance, receiver) = match Instance::new(&local.server, &interrupter, request) {
+    let (instance, call, answer) = match Instance::of(&local, request) {
         Ok(made) => made,
         Err(Refused::Request) => return Answer::status(StatusCode::BAD_REQUEST, busy),
         Err(Refused::Host(error)) => {
@@ -89,16 +81,15 @@ pub(super) async fn exchange(
     let name = Rc::new(name);
     let run = run(
         Rc::clone(&local),
-        instance,
-        interrupter,
+        (instance, call),
         Rc::clone(&progress),
         Rc::clone(&name),
         permit,
     );
-    drop(tokio::task::spawn_local(run));
-    let reason = match receiver.await {
+    local.spawn(run);
+    let reason = match answer.await {
         Ok(Ok(response)) => return Answer::guest(response, progress, busy),
-        Ok(Err(code)) => format!("the handler answered with the error {code:?}"),
+        Ok(Err(code)) => format!("the handler answered with the error {code}"),
         Err(_) => {
             if let Some(status) = progress.failure.get() {
                 // It has said why.
@@ -112,77 +103,27 @@ pub(super) async fn exchange(
     Answer::status(StatusCode::INTERNAL_SERVER_ERROR, busy)
 }
 
-/// Why there is no instance.
-enum Refused {
-    /// The request is none that WASI could carry.
-    Request,
-    /// The host's fault.
-    Host(wasmtime::Error),
-}
-
-/// A store with a request in it; the component comes later.
-struct Instance {
-    store: Store<Host>,
-    request: Resource<HostIncomingRequest>,
-    out: Resource<HostResponseOutparam>,
-}
-
-/// What the guest sets, once.
-type Answered = oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>;
-
-impl Instance {
-    fn new(
-        server: &Server,
-        interrupter: &Interrupter,
-        request: Request<Incoming>,
-    ) -> Result<(Self, Answered), Refused> {
-        let template = &server.template;
-        let host = template
-            .host()
-            .map_err(|error| Refused::Host(error.into()))?;
-        let engine = server.handler.engine();
-        let mut store = store(engine, host, &template.guest, interrupter);
-        let (sender, receiver) = oneshot::channel();
-        let mut http = store.data_mut().http();
-        // It fails only for a request that says no host, or not in letters.
-        let request = http.new_incoming_request(Scheme::Http, request);
-        let request = request.map_err(|_| Refused::Request)?;
-        let out = http.new_response_outparam(sender).map_err(Refused::Host)?;
-        let made = Self {
-            store,
-            request,
-            out,
-        };
-        Ok((made, receiver))
-    }
-}
-
 /// Runs the guest to its end.
 async fn run(
     local: Rc<Local>,
-    instance: Instance,
-    interrupter: Interrupter,
+    (mut instance, call): (Instance, Call),
     progress: Rc<Progress>,
     name: Rc<Name>,
     _permit: OwnedSemaphorePermit,
 ) {
-    let Instance {
-        mut store,
-        request,
-        out,
-    } = instance;
     let (server, guest) = (&local.server, local.server.guest());
-    let waiting = server
-        .patience
-        .as_ref()
-        .map(|patience| patience.begin(&interrupter));
-    let call = async {
-        let proxy = server.handler.instantiate_async(&mut store).await?;
-        let handler = proxy.wasi_http_incoming_handler();
-        handler.call_handle(&mut store, request, out).await
-    };
-    let cause = match interrupter.guard(call).await {
-        Some(Ok(())) => None,
+    let interrupter = instance.interrupter().clone();
+    let patience = server.patience.as_ref();
+    let waiting = patience.map(|patience| patience.begin(&interrupter));
+    let cause = match interrupter.guard(instance.ask(call)).await {
+        Some(Ok(())) => {
+            if waiting.is_none_or(Waiting::over) && local.kept.keep(instance) {
+                let local = Rc::clone(&local);
+                let watch = async move { local.kept.let_go(local.server.idle_timeout).await };
+                drop(tokio::task::spawn_local(watch));
+            }
+            return;
+        }
         Some(Err(error)) => Some(Cause::of(Outcome::of(Err(error), &guest.limits))),
         None => {
             let exceeded = waiting.as_ref().and_then(|waiting| waiting.exceeded());
@@ -197,7 +138,7 @@ async fn run(
         guest.stderr.say(line.as_bytes()).await;
     }
     // What was not answered is known to the connection by this.
-    drop(store);
+    drop(instance);
 }
 
 /// Why a guest failed.

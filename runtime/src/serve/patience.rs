@@ -117,6 +117,12 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
+    /// Nobody waits any more. Whether it came in time: then nobody ends it, now or later.
+    pub(super) fn over(self) -> bool {
+        let mut state = self.patience.shared.state();
+        state.requests.remove(&self.number).is_some()
+    }
+
     /// How long it could have taken, if it was ended for having taken longer.
     pub(super) fn exceeded(&self) -> Option<Duration> {
         self.late.load(SeqCst).then(|| self.patience.time())

@@ -1,5 +1,6 @@
 //! One thread of a service: it accepts, and drives its connections and their guests.
 
+use std::cell::RefCell;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
+use super::instance::Kept;
 use super::{Server, connection};
 use crate::Interrupter;
 
@@ -69,6 +71,19 @@ impl Drop for Leaving {
 pub(super) struct Local {
     pub(super) server: Arc<Server>,
     pub(super) interrupter: Interrupter,
+    pub(super) kept: Kept,
+    /// Guests that run: they may outlast their connections.
+    guests: RefCell<JoinSet<()>>,
+}
+
+impl Local {
+    /// Runs a guest beside the connections, to its end.
+    pub(super) fn spawn(&self, guest: impl Future<Output = ()> + 'static) {
+        let mut guests = self.guests.borrow_mut();
+        // Those that are done.
+        while guests.try_join_next().is_some() {}
+        guests.spawn_local(guest);
+    }
 }
 
 impl Worker {
@@ -100,6 +115,8 @@ impl Worker {
         let local = Rc::new(Local {
             server: Arc::clone(&self.server),
             interrupter: self.interrupter,
+            kept: Kept::default(),
+            guests: RefCell::default(),
         });
         let server = &self.server;
         let mut drain = server.drain.clone();
@@ -146,6 +163,9 @@ impl Worker {
             drive(stream, place);
         }
         while connections.join_next().await.is_some() {}
+        // Nobody is left to ask for more.
+        let mut guests = local.guests.take();
+        while guests.join_next().await.is_some() {}
     }
 }
 

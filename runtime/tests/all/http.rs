@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use wasi_runtime::{Budget, Error, Guest, Network, Outcome, Service};
+use wasi_runtime::{Artifact, Budget, Error, Guest, Network, Outcome, Service};
 
 use crate::fixture::{Fixture, Running, args, runtime, start};
 
@@ -37,12 +37,16 @@ pub(crate) fn service(workers: usize) -> (SocketAddr, Service) {
 }
 
 pub(crate) fn serve_with(fixture: &Fixture, service: Service, guest: Guest) -> Running {
+    serve_this(&fixture.real("handler.wasm"), service, guest)
+}
+
+pub(crate) fn serve_this(artifact: &Artifact, service: Service, guest: Guest) -> Running {
     let guest = Guest {
         http: Some(service),
         network: Network::All,
         ..guest
     };
-    start(&fixture.real("handler.wasm"), guest)
+    start(artifact, guest)
 }
 
 pub(crate) fn serve(fixture: &Fixture, workers: usize) -> (SocketAddr, Running) {
@@ -73,7 +77,7 @@ impl Client {
         (status, String::from_utf8(body).unwrap())
     }
 
-    fn head(&mut self) -> (u16, Option<usize>) {
+    pub(crate) fn head(&mut self) -> (u16, Option<usize>) {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         let status = line.split(' ').nth(1).expect("a status").parse().unwrap();
@@ -96,7 +100,7 @@ impl Client {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     Client::new(address).get(path)
 }
 
@@ -318,11 +322,16 @@ fn a_head_has_its_limit() {
     drop(running.kill());
 }
 
-/// A piece is sent when the one before has come back, so nobody can have held the body as a whole.
 #[test]
 fn http_2_streams_both_ways_with_trailers() {
     let fixture = Fixture::new();
     let (address, running) = serve(&fixture, 2);
+    echoes(address);
+    drop(running.kill());
+}
+
+/// A piece is sent when the one before has come back, so nobody can have held the body as a whole.
+pub(crate) fn echoes(address: SocketAddr) {
     runtime().block_on(async {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let io = TokioIo::new(stream);
@@ -350,7 +359,6 @@ fn http_2_streams_both_ways_with_trailers() {
         let trailers = back.frame().await.unwrap().unwrap().into_trailers();
         assert_eq!(trailers.unwrap()["x-pieces"], "3");
     });
-    drop(running.kill());
 }
 
 #[test]

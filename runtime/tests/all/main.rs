@@ -20,6 +20,7 @@ mod filter;
 mod fixture;
 mod hostile;
 mod http;
+mod http_asynchronous;
 mod http_control;
 mod imports;
 mod interrupt;
