@@ -10,6 +10,7 @@ use wasmtime::{Module, Precompiled, Store};
 use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
 use crate::limits::largest_transfer;
+use crate::pool::{Pool, Reserved};
 use crate::{Engine, Error, Guest, Prepared, component, faults, module};
 
 /// A compiled program. Cloning shares the code.
@@ -18,6 +19,10 @@ pub struct Artifact {
     engine: Engine,
     code: Code,
     means: Means,
+    /// The SHA-256 of the wasm.
+    sha256: [u8; 32],
+    /// Room for a service's instances, if the engine is a pool's.
+    room: Option<Arc<Reserved>>,
 }
 
 #[derive(Clone)]
@@ -69,12 +74,38 @@ impl std::fmt::Debug for Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn new(engine: &Engine, means: Means) -> Self {
+    pub(crate) fn new(engine: &Engine, means: Means, sha256: [u8; 32]) -> Self {
         Self {
             engine: engine.clone(),
             code: means.code().clone(),
             means,
+            sha256,
+            room: None,
         }
+    }
+
+    /// The same program on the engine of `pool`, with room for `requests` instances; `None` if it is none for that, or there
+    /// is not so much room. `find` has the code for an engine.
+    pub(crate) fn pooled(
+        &self,
+        pool: &Pool,
+        requests: usize,
+        find: impl FnOnce(&Engine, &[u8; 32]) -> Result<Option<Self>, Error>,
+    ) -> Result<Option<Self>, Error> {
+        let (Code::Component(component), true) = (
+            &self.code,
+            self.engine.settings() == pool.engine().settings(),
+        ) else {
+            return Ok(None);
+        };
+        let Some(room) = pool.reserve(component, requests) else {
+            return Ok(None);
+        };
+        let pooled = find(pool.engine(), &self.sha256)?;
+        Ok(pooled.map(|pooled| Self {
+            room: Some(Arc::new(room)),
+            ..pooled
+        }))
     }
 }
 
@@ -150,7 +181,8 @@ impl Artifact {
                     &guest,
                     self.engine.settings().asynchronous,
                 )?;
-                return Prepared::service(service, handler, host, interrupter, guest);
+                let room = self.room.clone();
+                return Prepared::service((service, room), handler, host, interrupter, guest);
             }
             (_, _) if guest.http.is_some() => return Err(Error::NoHandler),
             (Code::Component(_) | Code::Module(_), _) => {}

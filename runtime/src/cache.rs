@@ -30,7 +30,7 @@ use crate::folder::{self, Folder};
 use crate::interrupt::Means;
 use crate::landing::Landing;
 use crate::shared::{EntryFile, Shared};
-use crate::{Artifact, Compiler, Engine, Error, Progress};
+use crate::{Artifact, Compiler, Engine, Error, Pool, Progress};
 
 /// Compiled programs of this node.
 #[derive(Debug)]
@@ -126,31 +126,30 @@ impl Cache {
             // First, so that the program is what was used last.
             self.landing(engine, watch)?;
         }
-        let (code, file, origin) = self.load_code(engine, wasm, watch)?;
+        let digest = Self::digest(wasm)?;
+        let (code, file, origin) = self.load_code(engine, wasm, &digest, watch)?;
+        let means = self.means(engine, code, file, watch)?;
         Ok(Loaded {
-            artifact: self.artifact(engine, code, file, watch)?,
+            artifact: Artifact::new(engine, means, digest.into()),
             origin,
         })
     }
 
-    /// Code with what stops it.
-    fn artifact(
+    /// What stops the guests of some code, with that code.
+    fn means(
         &self,
         engine: &Engine,
         code: Code,
         file: EntryFile,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<Artifact, Error> {
+    ) -> Result<Means, Error> {
         let means = match engine.settings().interruption {
             Interruption::Fence => {
                 Means::Fence(Arc::new(Fence::new(code, self.landing(engine, watch)?)))
             }
             Interruption::Epoch => Means::Epoch(engine.shared(), Arc::new(code)),
         };
-        Ok(Artifact::new(
-            engine,
-            self.shared.means(engine, file, means),
-        ))
+        Ok(self.shared.means(engine, file, means))
     }
 
     /// The code of the wasm that has this SHA-256, if it was compiled before; the wasm itself is not needed.
@@ -161,19 +160,37 @@ impl Cache {
     pub fn find(&self, engine: &Engine, sha256: &[u8; 32]) -> Result<Option<Artifact>, Error> {
         let name = name(engine, &Digest::from(*sha256));
         match self.lookup(engine, &name)? {
-            Lookup::Found(code, file) => self.artifact(engine, code, file, &mut |_| {}).map(Some),
+            Lookup::Found(code, file) => {
+                let means = self.means(engine, code, file, &mut |_| {})?;
+                Ok(Some(Artifact::new(engine, means, *sha256)))
+            }
             // What is damaged, whoever has the wasm finds out again, and replaces.
             Lookup::Missing | Lookup::Damaged(_) => Ok(None),
         }
     }
 
-    /// What every program of `engine` needs to be killed; loaded once.
+    /// `service`, which was loaded before, in `pool`, for `requests` at once. `None` if there is not so much room, or it is
+    /// no component of WASI 0.2, whose instances answer one request each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cache`] when the host fails.
+    pub fn pooled(
+        &self,
+        pool: &Pool,
+        service: &Artifact,
+        requests: usize,
+    ) -> Result<Option<Artifact>, Error> {
+        service.pooled(pool, requests, |engine, sha256| self.find(engine, sha256))
+    }
+
     fn landing(&self, engine: &Engine, watch: &mut dyn FnMut(Progress)) -> Result<Landing, Error> {
         if let Some(landing) = engine.landing.get() {
             return Ok(landing.clone());
         }
         let wasm = Landing::wasm().map_err(Error::cache("make the landing"))?;
-        let landing = match self.load_code(engine, &wasm, watch)?.0 {
+        let digest = Self::digest(&wasm)?;
+        let landing = match self.load_code(engine, &wasm, &digest, watch)?.0 {
             Code::Module(module) => Landing::new(module)?,
             Code::Component(_) => unreachable!("the landing is a module"),
         };
@@ -181,12 +198,7 @@ impl Cache {
         Ok(engine.landing.get_or_init(|| landing).clone())
     }
 
-    fn load_code(
-        &self,
-        engine: &Engine,
-        wasm: &File,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Result<(Code, EntryFile, Origin), Error> {
+    fn digest(wasm: &File) -> Result<Digest, Error> {
         let read = || Error::cache("read the module");
         let size = wasm.metadata().map_err(read())?.len();
         if size > MAX_WASM {
@@ -194,8 +206,17 @@ impl Cache {
                 reason: format!("the module is larger than {} MiB", MAX_WASM >> 20),
             });
         }
-        let digest = Digest::of(wasm, size).map_err(read())?;
-        let name = name(engine, &digest);
+        Digest::of(wasm, size).map_err(read())
+    }
+
+    fn load_code(
+        &self,
+        engine: &Engine,
+        wasm: &File,
+        digest: &Digest,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<(Code, EntryFile, Origin), Error> {
+        let name = name(engine, digest);
         if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
             return Ok((code, file, Origin::Mapped));
         }
@@ -210,7 +231,7 @@ impl Cache {
             Lookup::Damaged(reason) => Some(reason),
         };
         let begun = Instant::now();
-        let compiled = self.compile(engine, &name, wasm, &digest, watch);
+        let compiled = self.compile(engine, &name, wasm, digest, watch);
         self.folder.unlock(lock)?;
         let (code, file) = compiled?;
         let took = begun.elapsed();

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use wasi_settings::{Interruption, Settings};
+use wasmtime::{InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::Error;
 use crate::landing::Landing;
@@ -19,6 +20,8 @@ const STACK: usize = 1 << 20;
 pub struct Engine {
     wasmtime: WasmtimeEngine,
     settings: Settings,
+    /// Whether it is the one of a [`Pool`](crate::Pool).
+    pooled: bool,
     /// Loaded with the first program that needs it.
     pub(crate) landing: Arc<OnceLock<Landing>>,
 }
@@ -70,14 +73,29 @@ impl Engine {
         })
     }
 
+    /// One that takes memories, tables and stacks from `slots`. It runs the code of [`Engine::new`]'s.
+    pub(crate) fn pooled(slots: PoolingAllocationConfig) -> Result<Self, Error> {
+        Self::allocating(Interruption::BEST.into(), slots.into())
+    }
+
     fn with(settings: Settings) -> Result<Self, Error> {
+        Self::allocating(settings, InstanceAllocationStrategy::OnDemand)
+    }
+
+    fn allocating(
+        settings: Settings,
+        allocation: InstanceAllocationStrategy,
+    ) -> Result<Self, Error> {
+        let pooled = !matches!(allocation, InstanceAllocationStrategy::OnDemand);
         let mut config = wasi_settings::config(settings);
+        config.allocation_strategy(allocation);
         // Of the 2 MiB that wasmtime maps for it, host functions have the other half.
         config.max_wasm_stack(STACK);
         let engine = wasmtime::Engine::new(&config).map_err(Error::engine)?;
         Ok(Self {
             wasmtime: WasmtimeEngine(engine),
             settings,
+            pooled,
             landing: Arc::default(),
         })
     }
@@ -88,6 +106,10 @@ impl Engine {
 
     pub(crate) fn shared(&self) -> WasmtimeEngine {
         self.wasmtime.clone()
+    }
+
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.pooled
     }
 
     pub(crate) fn settings(&self) -> Settings {

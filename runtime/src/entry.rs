@@ -36,6 +36,12 @@ impl From<[u8; 32]> for Digest {
     }
 }
 
+impl From<Digest> for [u8; 32] {
+    fn from(digest: Digest) -> Self {
+        digest.0
+    }
+}
+
 impl Digest {
     /// Of the first `length` bytes of `file`, wherever its position is.
     pub(crate) fn of(file: &File, length: u64) -> io::Result<Self> {

@@ -1,5 +1,6 @@
 //! A guest that is ready to run, and its run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -10,6 +11,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::host::Host;
+use crate::pool::Reserved;
 use crate::serve::Team;
 use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Service, Usage, Worker};
 
@@ -56,14 +58,14 @@ impl Prepared {
     }
 
     pub(crate) fn service(
-        service: Service,
+        (service, room): (Service, Option<Arc<Reserved>>),
         handler: ProxyPre<Host>,
         host: Host,
         interrupter: Interrupter,
         guest: Guest,
     ) -> Result<Self, Error> {
         let template = host.into_template(guest);
-        let (team, interrupter) = Team::new(service, handler, template, interrupter)?;
+        let (team, interrupter) = Team::new((service, room), handler, template, interrupter)?;
         let server = team.server();
         Self::with(
             Program::Serving(Box::new(team)),

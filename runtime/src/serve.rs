@@ -44,6 +44,7 @@ use self::record::{Numbers, Observer};
 pub use self::worker::Worker;
 use self::worker::{Farewell, Handed};
 use crate::host::{Host, Template};
+use crate::pool::Reserved;
 use crate::{Error, Guest, Interrupter};
 
 /// Where and how a component serves HTTP/1.1 and HTTP/2 (without TLS).
@@ -88,6 +89,8 @@ pub(crate) struct Server {
     observer: Option<Arc<Observer>>,
     /// Shows what it was told.
     _admin: Option<Admin>,
+    /// For as many instances as there are permits of requests.
+    _room: Option<Arc<Reserved>>,
     /// Set when the service is to finish.
     drain: watch::Receiver<bool>,
     /// How connections get to each worker, and how many it has.
@@ -131,7 +134,7 @@ pub(crate) struct Team {
 impl Team {
     /// The workers, and what stops them: `interrupter`, with all of them.
     pub(crate) fn new(
-        service: Service,
+        (service, room): (Service, Option<Arc<Reserved>>),
         handler: ProxyPre<Host>,
         template: Template,
         interrupter: Interrupter,
@@ -165,6 +168,7 @@ impl Team {
             patience,
             observer,
             _admin: admin.transpose()?,
+            _room: room,
             drain,
             desks,
         });

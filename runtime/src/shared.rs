@@ -17,9 +17,9 @@ use crate::engine::WasmtimeEngine;
 use crate::fence::Fence;
 use crate::interrupt::Means;
 
-/// Code by the entry it was mapped from.
+/// Code by the entry it was mapped from, and whether a pool's engine did that.
 #[derive(Debug, Default)]
-pub(crate) struct Shared(Mutex<HashMap<EntryFile, Known>>);
+pub(crate) struct Shared(Mutex<HashMap<(EntryFile, bool), Known>>);
 
 /// An entry's file, as long as it is mapped. Of another length it was tampered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +76,8 @@ impl Known {
 impl Shared {
     /// The code that was mapped from `file` for `engine`, if somebody uses it.
     pub(crate) fn code(&self, engine: &Engine, file: EntryFile) -> Option<Code> {
-        let means = self.known().get(&file)?.means()?;
+        let key = (file, engine.is_pooled());
+        let means = self.known().get(&key)?.means()?;
         is_for(engine, &means).then(|| means.code().clone())
     }
 
@@ -84,18 +85,19 @@ impl Shared {
     /// mapped it at the same time and was faster. That is the one to use then, with its code.
     pub(crate) fn means(&self, engine: &Engine, file: EntryFile, made: Means) -> Means {
         let mut known = self.known();
-        if let Some(means) = known.get(&file).and_then(Known::means)
+        let key = (file, engine.is_pooled());
+        if let Some(means) = known.get(&key).and_then(Known::means)
             && is_for(engine, &means)
         {
             return means;
         }
         known.retain(|_, known| known.is_used());
-        known.insert(file, Known::of(&made));
+        known.insert(key, Known::of(&made));
         made
     }
 
     /// Whole after every statement that holds the lock.
-    fn known(&self) -> MutexGuard<'_, HashMap<EntryFile, Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<(EntryFile, bool), Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -107,8 +107,11 @@ impl Birth {
         let (given, budget) = (directories.share()?, self.budget.clone());
         let mut guest = guest::guest(plan, process, rootfs.tree().as_fd(), given, stdio, budget);
         guest.listeners = guest::listeners(plan)?;
-        let (artifact, layer) = program.load(&self.programs, plan)?;
+        let (mut artifact, layer) = program.load(&self.programs, plan)?;
         guest.http = guest::service(plan, &artifact, program.export())?;
+        if let Some(service) = &guest.http {
+            artifact = self.programs.pooled(artifact, service.requests)?;
+        }
         let mut prepared = program.prepare(&artifact, guest)?;
         rootfs.enter()?;
         let capabilities = process.capabilities.iter().flatten().map(String::as_str);

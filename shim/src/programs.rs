@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use wasi_bundles::Kind;
-use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Progress};
+use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Pool, Progress};
 
 use crate::content::Layer;
 use crate::{Error, StartError};
@@ -62,6 +62,8 @@ pub struct Programs {
     loaded: OnceLock<(Engine, Cache)>,
     /// For components of WASI 0.3; made when a container asks for it.
     asynchronous: OnceLock<Engine>,
+    /// For services; made with the first. A host may not have the addresses for it.
+    pool: OnceLock<Option<Pool>>,
 }
 
 impl Programs {
@@ -73,6 +75,7 @@ impl Programs {
             compiler: program.with_file_name(COMPILER),
             loaded: OnceLock::new(),
             asynchronous: OnceLock::new(),
+            pool: OnceLock::new(),
         }
     }
 
@@ -137,6 +140,26 @@ impl Programs {
                 source: Box::new(source),
             })?;
         self.load(path, &file, kind(&file), wasi_0_3)
+    }
+
+    /// `service`, with room for the instances of `requests` at once made in advance, as long as there is room. It
+    /// answers the same without.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] or [`Error::Host`], when the cache cannot be read.
+    pub fn pooled(&self, service: Artifact, requests: usize) -> Result<Artifact, Error> {
+        let (_, cache) = self.engine_and_cache()?;
+        let pool = self.pool.get_or_init(|| {
+            let made = Pool::new();
+            made.inspect_err(|error| log::warn!("services have no pool of instances: {error}"))
+                .ok()
+        });
+        let Some(pool) = pool else {
+            return Ok(service);
+        };
+        let pooled = cache.pooled(pool, &service, requests);
+        Ok(pooled.map_err(Error::Engine)?.unwrap_or(service))
     }
 
     /// The engine of a program, which may be of WASI 0.3 if `wasi_0_3` says so. Two containers that get

@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use wasi_runtime::{Artifact, Budget, Error, Guest, Network, Outcome, Service};
+use wasi_runtime::{Artifact, Budget, Error, Guest, Network, Outcome, Pool, Service};
 
 use crate::fixture::{Fixture, Running, args, runtime, start};
 
@@ -37,7 +37,11 @@ pub(crate) fn service(workers: usize) -> (SocketAddr, Service) {
 }
 
 pub(crate) fn serve_with(fixture: &Fixture, service: Service, guest: Guest) -> Running {
-    serve_this(&fixture.real("handler.wasm"), service, guest)
+    let handler = fixture.real("handler.wasm");
+    let pool = Pool::new().unwrap();
+    let pooled = fixture.open_cache().unwrap();
+    let pooled = pooled.pooled(&pool, &handler, service.requests).unwrap();
+    serve_this(&pooled.expect("room"), service, guest)
 }
 
 pub(crate) fn serve_this(artifact: &Artifact, service: Service, guest: Guest) -> Running {
@@ -117,6 +121,28 @@ fn each_request_has_an_instance_of_its_own() {
     running.interrupter.drain();
     let ran = running.end();
     assert_eq!(ran.outcome, Outcome::Exited(0), "{ran:?}");
+}
+
+#[test]
+fn a_pool_has_room_for_so_many() {
+    let fixture = Fixture::new();
+    let handler = fixture.real("handler.wasm");
+    let cache = fixture.open_cache().unwrap();
+    let pool = Pool::new().unwrap();
+    let pooled = |requests| cache.pooled(&pool, &handler, requests).unwrap();
+    let first = pooled(500).expect("room");
+    assert!(pooled(1000).is_none(), "more than is left");
+    drop(first);
+    assert!(pooled(500).is_some(), "it was given back");
+    // Without a room of its own it answers the same.
+    let (address, service) = service(1);
+    let running = serve_this(&handler, service, args(["handler"]));
+    assert_eq!(get(address, "/hello").0, 200);
+    drop(running.kill());
+    let other = fixture.asynchronous("handler_p3.wasm");
+    assert!(cache.pooled(&pool, &other, 1).unwrap().is_none());
+    let module = fixture.real("hello.wasm");
+    assert!(cache.pooled(&pool, &module, 1).unwrap().is_none());
 }
 
 #[test]
