@@ -16,7 +16,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ pub enum Origin {
 
 /// What looking for an entry found.
 enum Lookup {
-    Found(Code, EntryFile),
+    Found(Code, File),
     Missing,
     Damaged(String),
 }
@@ -140,16 +140,18 @@ impl Cache {
         &self,
         engine: &Engine,
         code: Code,
-        file: EntryFile,
+        file: File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Means, Error> {
+        let entry = EntryFile::of(&file).map_err(Error::cache("read an entry"))?;
         let means = match engine.settings().interruption {
             Interruption::Fence => {
-                Means::Fence(Arc::new(Fence::new(code, self.landing(engine, watch)?)))
+                let landing = self.landing(engine, watch)?;
+                Means::Fence(Arc::new(Fence::new(code, file, landing)?))
             }
             Interruption::Epoch => Means::Epoch(engine.shared(), Arc::new(code)),
         };
-        Ok(self.shared.means(engine, file, means))
+        Ok(self.shared.means(engine, entry, means))
     }
 
     /// The code of the wasm that has this SHA-256, if it was compiled before; the wasm itself is not needed.
@@ -215,7 +217,7 @@ impl Cache {
         wasm: &File,
         digest: &Digest,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<(Code, EntryFile, Origin), Error> {
+    ) -> Result<(Code, File, Origin), Error> {
         let name = name(engine, digest);
         if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
             return Ok((code, file, Origin::Mapped));
@@ -260,7 +262,7 @@ impl Cache {
         };
         // A folder that cannot be written to still serves what is in it.
         drop(folder::touch(&file));
-        Ok(Lookup::Found(code, entry))
+        Ok(Lookup::Found(code, file))
     }
 
     /// Compiles and publishes; the caller holds the lock of `name`.
@@ -274,7 +276,7 @@ impl Cache {
         wasm: &File,
         digest: &Digest,
         watch: &mut dyn FnMut(Progress),
-    ) -> Result<(Code, EntryFile), Error> {
+    ) -> Result<(Code, File), Error> {
         let temporary = format!("{name}.tmp");
         let published = format!("{name}.cwasm");
         self.folder.remove(&temporary)?;
@@ -291,11 +293,13 @@ impl Cache {
             let code = Code::map(engine, &file).map_err(|reason| Error::Engine {
                 reason: format!("what the compiler made cannot be loaded: {reason}"),
             })?;
-            let entry = EntryFile::of(&file).map_err(Error::cache(format!("read {temporary}")))?;
+            // Not the descriptor that it was written with: this one is kept.
+            let kept = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                .map_err(Error::cache(format!("open {temporary}")))?;
             self.folder
                 .rename(&temporary, &published)
                 .map_err(Error::cache(format!("publish {published}")))?;
-            Ok((code, entry))
+            Ok((code, kept))
         };
         let made = make();
         if made.is_err() {

@@ -42,6 +42,9 @@ impl Divertible {
     }
 }
 
+/// How many bytes tell.
+pub(crate) const MOVE: usize = 5;
+
 /// Whether the first instruction of `code` moves a frame. Async-signal-safe.
 ///
 /// A function that calls another in its place, with more arguments on the stack than it has, makes room for
@@ -58,7 +61,7 @@ impl Divertible {
 ///
 /// (cranelift-codegen 0.135, `isa/x64/abi.rs`, `gen_clobber_save`.) These are those four. The same instructions
 /// elsewhere do no harm: the guest goes on to the next one that it is stopped at.
-pub(crate) fn moves_frame(code: &[u8]) -> bool {
+pub(crate) fn moves_frame(code: [u8; MOVE]) -> bool {
     matches!(
         code,
         [0x4c, 0x8b, 0x5c | 0x9c, 0x24, ..]

@@ -13,10 +13,6 @@ use wasmtime::unix::StoreExt as _;
 use crate::fence::{Fence, Spot};
 use crate::interrupt::Switch;
 
-/// No instruction has more bytes (Intel's manual, volume 2, 2.3.11).
-#[cfg(target_arch = "x86_64")]
-const LONGEST: usize = 15;
-
 /// Makes guests of `store` obey `fence`, as `switch` is set.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "a signal handler cannot be safe in general")]
@@ -40,9 +36,9 @@ pub(crate) fn handle<T>(store: &mut Store<T>, fence: Arc<Fence>, switch: Arc<Swi
         let [rip, rsp, rbp] =
             [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(|register| register as usize);
         let [pc, sp, fp] = [rip, rsp, rbp].map(|register| registers[register] as usize);
-        // An instruction that cannot be fetched, of this code. While a protection changes, of one that is
-        // on two pages it may be the second half: that is the address then.
-        if address.wrapping_sub(pc) >= LONGEST || !fence.contains(pc) {
+        // Code that cannot be fetched, or a constant or jump table that is among it and cannot be read: a
+        // protection changes page by page, and those may be on another one than the instruction.
+        if !fence.contains(pc) || !fence.contains(address) {
             return false;
         }
         if let Some(landing) = switch.at_fence(&fence, Spot { pc, sp, fp }) {
@@ -59,8 +55,8 @@ pub(crate) fn handle<T>(store: &mut Store<T>, fence: Arc<Fence>, switch: Arc<Swi
         true
     };
     // SAFETY: the handler has to be async-signal-safe. It reads its arguments, loads and stores atomics,
-    // searches a slice that nobody changes, and calls futex(2) by rustix, without `errno`, a lock or the
-    // allocator. It does not panic: no arithmetic of it can overflow, as `pc` is in the text and the stack
+    // searches a slice that nobody changes, and calls futex(2) and pread(2) by rustix, without `errno`, a lock
+    // or the allocator. It does not panic: no arithmetic of it can overflow, as `pc` is in the text and the stack
     // is nowhere near address 0.
     unsafe { store.set_signal_handler(handler) };
 }

@@ -1,8 +1,8 @@
 //! Stopping guests that compute, without a check in their code: for a moment the code of a program may
-//! be read and not executed.
+//! not be accessed.
 //!
 //! ```text
-//! order ─► fence up: mprotect(text, READ)
+//! order ─► fence up: mprotect(text, NONE)
 //!            each thread in this code faults at its next instruction, or on its way back from the host
 //!              its guest is killed          ─► goes on in the landing, which traps
 //!              its guest is paused          ─► stays here until it may go on
@@ -19,11 +19,15 @@
 //!
 //! - wasmtime sets the protection of code once, when it is loaded, and unmaps it with the last
 //!   [`Module`](wasmtime::Module) or [`Component`](wasmtime::component::Component) that has it; a
-//!   fence has one. Code stays readable, so that looking up traps and frames works meanwhile.
-//! - A fault is ours if the address that could not be accessed is in the instruction itself, in this code:
-//!   guests access no such address as data. It need not be its first byte: a protection changes page
-//!   by page, and an instruction may be on two. It comes to us first, by `Store::set_signal_handler`, with
-//!   the thread's registers; the handler touches atomics and sleeps in `futex`, nothing else.
+//!   fence has one.
+//! - Code that may not be accessed cannot be executed. Code that may be read can be, where memory has no such
+//!   protection: processors on which NX is switched off, User-Mode Linux. Nobody reads it
+//!   meanwhile: what traps and frames are looked up in are other sections, on pages of their own as the
+//!   text is whole pages, and of the instructions that a guest stands at we read the artifact's file.
+//! - A fault is ours if the instruction is in this code and so is the address that could not be accessed: it is
+//!   the instruction itself, or a constant or jump table that the compiler has put among the code. Guests
+//!   access nothing else there. It comes to us first, by `Store::set_signal_handler`, with the thread's registers;
+//!   the handler touches atomics, reads a file and sleeps in `futex`, nothing else.
 //! - Waiting in a handler leaves the registers as they were. The guest notices nothing.
 //! - Going on in the landing is a call to a function whose only instruction traps. wasmtime ends a trap
 //!   by a jump to the frame that entered the guest, which it has stored in the store when it did; what is
@@ -42,6 +46,7 @@
 //!   is to be split, is tried again: a fence that does not come down would stop guests that nobody meant.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
@@ -51,9 +56,13 @@ use rustix::event::Timespec;
 use rustix::mm::{MprotectFlags, mprotect};
 use rustix::thread::futex;
 
+use crate::Error;
 use crate::artifact::Code;
-use crate::divertible::{Divertible, moves_frame};
+use crate::divertible::{Divertible, MOVE, moves_frame};
 use crate::landing::Landing;
+
+/// What the kernel protects at a time, on the processor that fences are for.
+const PAGE: usize = 4096;
 
 /// How long after a refusal of the kernel's it is asked again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -61,10 +70,13 @@ const RETRY: Duration = Duration::from_millis(1);
 /// The fence of one artifact. All guests that run it share it.
 pub(crate) struct Fence {
     code: Code,
+    /// What the code was mapped from, and where its text is there.
+    file: File,
+    begin: u64,
     text: Range<usize>,
     landing: Landing,
     divertible: OnceLock<Divertible>,
-    /// 1 while the text is not executable. Threads wait for a change of it.
+    /// 1 while the text is not accessible. Threads wait for a change of it.
     up: AtomicU32,
     /// Held by whoever has the fence up.
     raised: Mutex<()>,
@@ -88,17 +100,29 @@ impl fmt::Debug for Fence {
 }
 
 impl Fence {
-    /// The fence of `code`.
-    pub(crate) fn new(code: Code, landing: Landing) -> Self {
+    /// The fence of `code`, which was mapped from the start of `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] if the text shares a page with something else.
+    pub(crate) fn new(code: Code, file: File, landing: Landing) -> Result<Self, Error> {
         let text = code.text().as_ptr_range();
-        Self {
-            text: text.start.addr()..text.end.addr(),
+        let text = text.start.addr()..text.end.addr();
+        if !text.start.is_multiple_of(PAGE) || !text.end.is_multiple_of(PAGE) {
+            return Err(Error::Engine {
+                reason: "the machine code of an artifact is not whole pages".to_owned(),
+            });
+        }
+        Ok(Self {
+            begin: (text.start - code.image().as_ptr().addr()) as u64,
+            text,
             code,
+            file,
             landing,
             divertible: OnceLock::new(),
             up: AtomicU32::new(0),
             raised: Mutex::new(()),
-        }
+        })
     }
 
     /// What it stands around.
@@ -116,11 +140,19 @@ impl Fence {
         // Made before the fence was up for the first time; without it nobody gets here.
         let divertible = self.divertible.get()?;
         let offset = spot.pc - self.text.start;
-        let moving = spot.sp == spot.fp && moves_frame(&self.code.text()[offset..]);
+        let moving = spot.sp == spot.fp && self.moves_frame_at(offset);
         (divertible.contains(offset) && !moving).then(|| self.landing.address())
     }
 
-    /// Keeps every thread from executing the code during `meanwhile`, if it is still wanted when it is
+    /// Whether the instruction at this offset of the text may be one that moves a frame.
+    fn moves_frame_at(&self, offset: usize) -> bool {
+        let mut code = [0; MOVE];
+        // The file is longer than its text: it is read whole, or not at all.
+        let read = rustix::io::pread(&self.file, &mut code, self.begin + offset as u64);
+        read != Ok(MOVE) || moves_frame(code)
+    }
+
+    /// Keeps every thread from accessing the code during `meanwhile`, if it is still wanted when it is
     /// this caller's turn: if `word` is `value`. Who is not `patient` does nothing while it is another's.
     pub(crate) fn raise(
         &self,
@@ -144,7 +176,7 @@ impl Fence {
             .get_or_init(|| Divertible::of(self.code.image(), self.text.len()));
         self.up.store(1, SeqCst);
         // A part of it may be up when it fails.
-        if self.protect(MprotectFlags::READ).is_ok() {
+        if self.protect(MprotectFlags::empty()).is_ok() {
             meanwhile();
         }
         while self
@@ -168,8 +200,8 @@ impl Fence {
     #[allow(unsafe_code, reason = "changing a protection has no safe interface")]
     fn protect(&self, flags: MprotectFlags) -> rustix::io::Result<()> {
         // SAFETY: the range is the text of `self.code`, which keeps it mapped, whole pages of it as
-        // wasmtime itself protects it. Nobody writes to it, reading stays possible, and whoever executes
-        // it meanwhile faults, and is looked after by `crate::interrupt`: every store that runs this code
+        // wasmtime itself protects it. Nobody writes to it, or reads it but who executes it; who does that
+        // meanwhile faults, and is looked after by `crate::interrupt`: every store that runs this code
         // is made by `Artifact::prepare` and has its handler.
         unsafe { mprotect(self.text.start as *mut _, self.text.len(), flags) }
     }

@@ -11,6 +11,8 @@
 mod fixture;
 #[path = "all/locate.rs"]
 mod locate;
+#[path = "fence/pages.rs"]
+mod pages;
 #[path = "all/wasm.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod wasm;

@@ -134,9 +134,9 @@ fn who_loads_while_others_evict_notices_nothing() {
             });
         }
     });
-    // Who evicted last left its own.
+    // Who evicted last left its own, unless another one had evicted that before.
     let left = (0..4).filter(|code| exists(&fixture, *code));
-    assert_eq!(left.count(), 1);
+    assert!(left.count() <= 1);
     assert_eq!(leftovers(&fixture), [""; 0]);
 }
 
