@@ -5,6 +5,7 @@
 //! is a container, or one for Linux ([`crate::runc`]): its program decides, once its files are there. The lock is never held across an await.
 
 mod linux;
+mod muted;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
