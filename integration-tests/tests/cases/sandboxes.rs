@@ -25,6 +25,7 @@ cases![
     a_pod_has_its_kernel_parameters_and_its_name,
     a_pod_outlives_the_daemon,
     a_pod_that_cannot_be_is_refused,
+    processes_are_not_shared_without_a_pause_image,
 ];
 
 fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
@@ -262,4 +263,22 @@ fn a_pod_that_cannot_be_is_refused(containerd: &Containerd) -> Result<()> {
             now => Err(format!("{now} shims, {before} before")),
         },
     )
+}
+
+fn processes_are_not_shared_without_a_pause_image(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let linux = linux(containerd, &cri)?;
+    let pod = pod(&cri, "unshared").run()?;
+    let container = pod
+        .container("one", &linux)
+        .with(|config| {
+            let linux = config.linux.get_or_insert_default();
+            let context = linux.security_context.get_or_insert_default();
+            let options = context.namespace_options.get_or_insert_default();
+            options.pid = NamespaceMode::Pod.into();
+        })
+        .create()?;
+    let error = format!("{:#}", container.start().err().context("it starts")?);
+    ensure!(error.contains("pause image"), "{error}");
+    pod.remove()
 }
