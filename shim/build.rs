@@ -1,11 +1,12 @@
-//! Generates the messages of `protos/containerd.proto`, without `protoc`.
+//! Generates the messages of `protos/`, without `protoc`.
 
 fn main() {
-    println!("cargo::rerun-if-changed=protos/containerd.proto");
+    println!("cargo::rerun-if-changed=protos");
     protobuf_codegen::Codegen::new()
         .pure()
         .include("protos")
         .input("protos/containerd.proto")
+        .input("protos/cri.proto")
         .cargo_out_dir("protos")
         .run_from_script();
 }

@@ -8,9 +8,9 @@ use std::{
     path::{self, Path, PathBuf},
 };
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-use crate::Error;
+use crate::{Error, Mount, PREFIX};
 
 /// A directory prepared for one container, with its `config.json` parsed.
 #[derive(Debug, Clone)]
@@ -71,6 +71,44 @@ impl Bundle {
         self.annotation("io.kubernetes.cri.container-type") == Some("sandbox")
     }
 
+    /// Whether it asks for a user namespace.
+    pub fn has_users(&self) -> bool {
+        self.namespace(LinuxNamespaceType::User).is_some()
+    }
+
+    /// The file of the process namespace that it asks to join.
+    pub fn process_namespace(&self) -> Option<&Path> {
+        self.namespace(LinuxNamespaceType::Pid)?.path().as_deref()
+    }
+
+    fn namespace(&self, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
+        let listed = self.spec.linux().as_ref()?.namespaces().as_ref()?;
+        listed.iter().find(|namespace| namespace.typ() == kind)
+    }
+
+    /// The same with nothing in it but what it takes to find the program: of a bundle that is no
+    /// [`Plan`](crate::Plan) for a wasm container this may be one.
+    #[must_use]
+    pub fn reduced(&self) -> Self {
+        let mut spec = self.spec.clone();
+        spec.set_linux(None)
+            .set_hooks(None)
+            .set_hostname(None)
+            .set_domainname(None);
+        let mounts = spec.mounts().iter().flatten();
+        let mounts = mounts.filter(|mount| Mount::new(mount, &self.dir).is_ok());
+        let mounts = mounts.cloned().collect();
+        spec.set_mounts(Some(mounts));
+        if let Some(mut annotations) = spec.annotations().clone() {
+            annotations.retain(|key, _| !key.starts_with(PREFIX));
+            spec.set_annotations(Some(annotations));
+        }
+        Self {
+            dir: self.dir.clone(),
+            spec,
+        }
+    }
+
     /// The path of `config.json`, for error texts.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("config.json")
@@ -95,6 +133,23 @@ mod tests {
             Some("pod")
         );
         assert_eq!(bundle.annotation("io.kubernetes.cri.sandbox-name"), None);
+    }
+
+    #[test]
+    fn what_only_linux_knows_is_not_needed_to_find_a_program() {
+        let bundle = BundleBuilder::new()
+            .namespace("user", None)
+            .hostname("web")
+            .annotation("io.containerd.wasi.v1.nothing", "1")
+            .annotation("other", "2")
+            .build();
+        let bundle = Bundle::open(bundle.path()).unwrap();
+        assert!(bundle.has_users());
+        assert!(crate::Plan::new(&bundle).is_err());
+        let reduced = bundle.reduced();
+        assert!(crate::Plan::new(&reduced).is_ok());
+        assert_eq!(reduced.annotation("other"), Some("2"));
+        assert!(!reduced.has_users());
     }
 
     #[test]

@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::image::Image;
 use crate::invocation::Invocation;
 
-/// `hello` greets; `hello exit N` ends with N; `hello block` never ends; `hello cat` copies stdin.
+/// `hello` greets; `hello exit N` ends with N; `hello block` never ends; `hello cat` copies stdin;
+/// `hello processes` writes what each process that it sees runs, a line each.
 const SOURCE: &str = r#"
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,21 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "cat")) {
         char bytes[4096]; ssize_t n;
         while ((n = read(0, bytes, sizeof bytes)) > 0) if (write(1, bytes, n) != n) return 1;
+        return 0;
+    }
+    if (argc > 1 && !strcmp(argv[1], "processes")) {
+        DIR *processes = opendir("/proc");
+        struct dirent *entry;
+        while (processes && (entry = readdir(processes))) {
+            char path[300], bytes[4096];
+            if (!atoi(entry->d_name)) continue;
+            snprintf(path, sizeof path, "/proc/%s/cmdline", entry->d_name);
+            FILE *file = fopen(path, "r");
+            size_t n = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+            for (size_t i = 0; i + 1 < n; i++) putchar(bytes[i] ? bytes[i] : ' ');
+            putchar('\n');
+            if (file) fclose(file);
+        }
         return 0;
     }
     puts("hello from linux");

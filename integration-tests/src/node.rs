@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Three runtime handlers: `wasi` is ours, `runc` the oracle, and `sandbox` is ours without a pause image
-//! (`sandboxer = "shim"`).
+//! (`sandboxer = "shim"`; containerd 1.7 knows it as `sandbox_mode`, with `ENABLE_CRI_SANDBOXES` in its
+//! environment).
 
 use std::path::Path;
 use std::process::Command;
@@ -61,8 +62,10 @@ pub(crate) fn config(folder: &Path, version: &Version) -> String {
     let plugins = crate::target().join("containerd/cni/usr/lib/cni");
     let plugins = plugins.canonicalize().unwrap_or(plugins);
     let (folder, plugins) = (folder.display(), plugins.display());
-    let sandboxer = if version.at_least(1, 7) {
+    let sandboxer = if version.at_least(2, 0) {
         "sandboxer = \"shim\""
+    } else if version.at_least(1, 7) {
+        "sandbox_mode = \"shim\""
     } else {
         ""
     };

@@ -39,6 +39,7 @@ mod cases {
     pub(crate) mod programs;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
+    pub(crate) mod sandboxes;
     pub(crate) mod stdio;
     pub(crate) mod tls;
     pub(crate) mod worlds;
@@ -72,17 +73,28 @@ const MODULES: &[Module<Containerd>] = &[
 const NODE_MODULES: &[Module<Containerd>] =
     &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
 
+/// Those of pods without a pause container, which containerd has since 1.7.
+const SANDBOX_MODULES: &[Module<Containerd>] = &[("sandboxes", cases::sandboxes::CASES)];
+
 fn main() -> Result<ExitCode> {
     let daemons = Version::found()?.into_iter().flat_map(|version| {
-        let node = version.clone();
-        [
+        let (node, sandboxes) = (version.clone(), version.clone());
+        let with_sandboxes = version.at_least(1, 7).then(|| {
+            Daemon::new(version.clone(), SANDBOX_MODULES, move || {
+                let node = Containerd::builder(&sandboxes).node();
+                // 1.7 has two CRI plugins; the later ones do not look at it.
+                node.env("ENABLE_CRI_SANDBOXES", "1").start()
+            })
+        });
+        let daemons = [
             Daemon::new(version.clone(), MODULES, move || {
                 Containerd::builder(&version).start()
             }),
             Daemon::new(node.clone(), NODE_MODULES, move || {
                 Containerd::builder(&node).node().start()
             }),
-        ]
+        ];
+        daemons.into_iter().chain(with_sandboxes)
     });
     trials::run(daemons.collect(), |containerd, keep| {
         if keep {

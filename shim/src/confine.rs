@@ -18,6 +18,7 @@
 mod checkpoint;
 mod crew;
 mod holder;
+mod probe;
 mod thread;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,6 +31,7 @@ use wasi_runtime::Budget;
 pub use self::checkpoint::{Asked, Checkpoint, Gate};
 use self::crew::Crew;
 pub use self::holder::Holder;
+pub use self::probe::Probe;
 #[cfg(test)]
 pub(crate) use self::thread::idle;
 use self::thread::{Made, deliver};

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use containerd_shim_protos::api::Mount as RootfsMount;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;
@@ -43,6 +44,8 @@ pub struct About {
     pub stdio: StdioPaths,
     /// The id of the container's thread.
     pub pid: u32,
+    /// containerd's mounts for the root file system: a sandbox has a use for them only later, if at all.
+    pub rootfs: Vec<RootfsMount>,
     /// What is run beside it.
     pub hooks: ContainerHooks,
 }

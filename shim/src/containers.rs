@@ -5,6 +5,7 @@
 //! is a container, or one for Linux ([`crate::runc`]): its program decides, once its files are there. The lock is never held across an await.
 
 mod linux;
+mod muted;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,8 +30,7 @@ use crate::lifecycle::Exit;
 use crate::placement::Placement;
 use crate::program::Image;
 use crate::programs::Programs;
-use crate::runc::LinuxContainers;
-use crate::runc::container::LinuxContainer;
+use crate::runc::{LinuxContainers, container::LinuxContainer};
 use crate::stdio::{Owner, StdioPaths};
 
 /// All containers. Cloning shares them.
@@ -50,7 +50,7 @@ pub struct Containers {
 enum Slot {
     /// A Create is under way, and is told here when it is given up.
     Reserved(Arc<Notify>),
-    /// A Create is under way whose client has given up: it asked to delete what it had not got yet.
+    /// A Create is under way whose client asked to delete what it had not got yet.
     Abandoned,
     Filled(Arc<Container>),
     Linux(Arc<LinuxContainer>),
@@ -110,7 +110,10 @@ impl Containers {
     pub async fn create(&self, mut creation: Creation) -> Result<u32, Error> {
         let reservation = self.reserve(&creation.id)?;
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
-        let plan = Plan::new(&bundle)?;
+        let plan = match Plan::new(&bundle) {
+            Ok(plan) => plan,
+            Err(error) => return self.unplanned(&reservation, creation, &bundle, error).await,
+        };
         let hooks = ContainerHooks::new(
             &creation.id,
             &bundle,
@@ -230,6 +233,7 @@ impl Containers {
             bundle: bundle.dir().to_owned(),
             stdio: creation.stdio,
             pid: thread.pid(),
+            rootfs: creation.rootfs,
             hooks,
         };
         let (events, placement) = (self.events.clone(), self.placement.clone());

@@ -29,7 +29,7 @@ use crate::grpc::{Channel, GrpcError};
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,
-    reason = "generated from shim/protos/containerd.proto"
+    reason = "generated from shim/protos/"
 )]
 pub(crate) mod messages {
     include!(concat!(env!("OUT_DIR"), "/protos/mod.rs"));

@@ -50,6 +50,9 @@ pub enum Error {
         /// Its words.
         text: String,
     },
+    /// A sandbox that cannot be as it is asked for.
+    #[error("cannot make the sandbox of the pod: {0}")]
+    Pod(String),
     /// Something this shim does not do.
     #[error("{0} is not supported by io.containerd.wasi.v1")]
     Unimplemented(String),

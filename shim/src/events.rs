@@ -34,7 +34,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// Where events go. Clones put into the same queue.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    queue: mpsc::Sender<Envelope>,
+    /// None for one that says nothing.
+    queue: Option<mpsc::Sender<Envelope>>,
     namespace: String,
 }
 
@@ -55,7 +56,7 @@ pub fn queue(address: &str, namespace: &str) -> (Publisher, Forwarder) {
     let (open, closed) = oneshot::channel();
     let socket = PathBuf::from(address.strip_prefix("unix://").unwrap_or(address));
     let publisher = Publisher {
-        queue,
+        queue: Some(queue),
         namespace: namespace.to_owned(),
     };
     let task = tokio::spawn(forward_all(socket, events, closed));
@@ -69,8 +70,18 @@ impl Publisher {
         &self.namespace
     }
 
+    /// One that says nothing, for what containerd hears of otherwise.
+    #[must_use]
+    pub fn muted(&self) -> Self {
+        Self {
+            queue: None,
+            namespace: self.namespace.clone(),
+        }
+    }
+
     /// Puts an event behind all earlier ones. Waits only while the queue is full.
     pub async fn publish(&self, topic: &str, event: &dyn MessageDyn) {
+        let Some(queue) = &self.queue else { return };
         let value = match event.write_to_bytes_dyn() {
             Ok(value) => value,
             Err(error) => return log::error!("cannot encode the event {topic}: {error}"),
@@ -87,7 +98,7 @@ impl Publisher {
             event: MessageField::some(event),
             ..Envelope::default()
         };
-        if self.queue.send(envelope).await.is_err() {
+        if queue.send(envelope).await.is_err() {
             log::error!("the event {topic} came after the queue was closed");
         }
     }

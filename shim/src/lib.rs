@@ -39,6 +39,7 @@ pub mod oom_score;
 pub mod pack;
 pub mod place;
 pub mod placement;
+pub mod pod;
 pub mod pool;
 pub mod process;
 pub mod program;

@@ -43,7 +43,7 @@ use crate::StartError;
 use crate::events::timestamp;
 use crate::flags::Flags;
 use crate::lifecycle::{Exit, Signal};
-use crate::runc::{child, container};
+use crate::runc::{child, container, pause};
 use crate::socket::SocketPath;
 use crate::{cgroup, hooks};
 
@@ -165,6 +165,9 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
     }
     if let Err(error) = child::end_orphan(&bundle) {
         complain(&format!("cannot end the shim of Linux containers: {error}"));
+    }
+    if let Err(error) = pause::end_orphan(&flags.into(), &flags.id, &bundle) {
+        complain(&format!("cannot end the pause container: {error}"));
     }
     let known = linux_exit(flags, &bundle).or_else(|| read(&bundle, ExitRecord::FILE));
     let exit = known.unwrap_or_else(|| {

@@ -8,6 +8,7 @@
 pub mod call;
 pub mod child;
 pub mod container;
+pub mod pause;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ const OPTIONS: &str = "containerd.runc.v1.Options";
 pub struct LinuxContainers {
     origin: Arc<Origin>,
     child: Arc<Mutex<Option<Used>>>,
+    /// That of the pod, if there has to be one.
+    pause: Arc<Mutex<Option<Arc<LinuxContainer>>>>,
     events: Publisher,
 }
 
@@ -56,6 +59,7 @@ impl LinuxContainers {
         Self {
             origin: Arc::new(origin),
             child: Arc::default(),
+            pause: Arc::default(),
             events,
         }
     }
@@ -103,6 +107,7 @@ impl LinuxContainers {
 
     /// The shim goes: the child goes before it.
     pub async fn end(&self) {
+        self.end_pause().await;
         if let Some(Used { child, idle, .. }) = self.child.lock().await.take() {
             sleep_until((idle + LINGER).into()).await;
             child.end().await;
@@ -202,12 +207,21 @@ fn require_joinable(bundle: &Bundle) -> Result<(), Error> {
 
 /// Whether a path is `/proc/<thread>/…` of a thread of the shim.
 fn is_of_this_process(path: &Path) -> bool {
-    let Ok(inside) = path.strip_prefix("/proc") else {
-        return false;
-    };
-    let thread = inside.components().next();
-    let thread = thread.and_then(|thread| thread.as_os_str().to_str()?.parse::<u32>().ok());
+    let thread = process_of(path);
     thread.is_some_and(|thread| Path::new(&format!("/proc/self/task/{thread}")).exists())
+}
+
+/// The process or thread of a path `/proc/<number>/…`.
+fn process_of(path: &Path) -> Option<u32> {
+    let inside = path.strip_prefix("/proc").ok()?;
+    let number = inside.components().next()?;
+    number.as_os_str().to_str()?.parse().ok()
+}
+
+/// The process or thread whose process namespace a container is to join.
+#[must_use]
+pub fn process_namespace_of(bundle: &Bundle) -> Option<u32> {
+    process_of(bundle.process_namespace()?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! guest code; containers have threads of their own.
 //!
 //! The shim goes when containerd said Shutdown and no container is left, whichever comes last; when it
-//! was started and no container was created for a minute; when its `start` was killed before it had
+//! was started and no container was created for a minute; when the sandbox of its pod was shut down by the
+//! Sandbox API, with all containers; when its `start` was killed before it had
 //! answered; and on SIGTERM or SIGINT, with its containers.
 //! First it withdraws its socket, so that no new container is sent to it, last it drains its events. A
 //! shim that was promised to another container (see [`crate::socket`]) waits for that one first.
@@ -32,6 +33,7 @@ use crate::oom_score::OomScore;
 use crate::placement::Placement;
 use crate::programs::Programs;
 use crate::runc::LinuxContainers;
+use crate::services::sandbox::SandboxService;
 use crate::services::task::TaskService;
 use crate::socket::{Claim, EXPECTED};
 use crate::{events, logger};
@@ -132,7 +134,9 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     let linux = LinuxContainers::new(inheritance.linux, publisher.clone());
     let containers = Containers::new(programs, store, publisher, placement, linux);
     let shutdown = Arc::new(Notify::new());
-    let service = TaskService::new(containers.clone(), Arc::clone(&shutdown));
+    let (pod, over) = (Arc::default(), Arc::<Notify>::default());
+    let sandbox = SandboxService::new(&containers, Arc::clone(&pod), Arc::clone(&over));
+    let service = TaskService::new(containers.clone(), pod, Arc::clone(&shutdown));
     let terminated = terminated()?;
     let unanswered = unanswered(inheritance.answered)?;
     inheritance.listener.set_nonblocking(true)?;
@@ -140,11 +144,14 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         .add_listener(Listener::from(UnixListener::from_std(
             inheritance.listener,
         )?))
-        .register_service(service.services());
+        .register_service(service.services())
+        .register_service(sandbox.services());
     server.start().await.map_err(io::Error::other)?;
 
     tokio::select! {
         () = not_needed(&containers, &shutdown, claim) => {}
+        // Its socket is withdrawn. As to the pause, see below.
+        () = over.notified() => sleep(ANSWERS).await,
         () = terminated => log::warn!("terminated by a signal, with all containers"),
         () = unanswered => log::warn!("its start was killed: nobody knows that it is there"),
     }

@@ -1,4 +1,5 @@
 //! The ttrpc services. The only modules that know requests and responses.
 
 mod route;
+pub mod sandbox;
 pub mod task;

@@ -58,6 +58,25 @@ impl CgroupVersion {
 }
 
 impl Consumption {
+    /// Both together, as those of a pod. The limits of its containers are none of the pod's.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            throttling: Throttling {
+                periods: self.throttling.periods + other.throttling.periods,
+                throttled: self.throttling.throttled + other.throttling.throttled,
+                time: self.throttling.time + other.throttling.time,
+            },
+            memory: self.memory + other.memory,
+            // At most: nobody knows whether they were there at the same time.
+            peak: self.peak + other.peak,
+            limit: None,
+            threads: self.threads + other.threads,
+            oom_kills: self.oom_kills + other.oom_kills,
+        }
+    }
+
     /// The message, as containerd unmarshals it by its type URL.
     ///
     /// # Errors

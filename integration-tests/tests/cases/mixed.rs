@@ -21,7 +21,9 @@ cases![
     a_linux_container_of_a_pod_is_asked_as_any,
     a_pods_volumes_and_user_are_a_wasm_containers_too,
     the_limits_of_a_container_are_changed,
-    a_process_namespace_cannot_be_had_of_a_thread,
+    the_linux_containers_of_a_pod_may_see_each_others_processes,
+    the_processes_of_a_wasm_container_are_none,
+    a_linux_container_may_be_what_no_wasm_container_can_be,
 ];
 
 fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
@@ -183,25 +185,127 @@ fn the_limits_of_a_container_are_changed(containerd: &Containerd) -> Result<()> 
     pod.remove()
 }
 
-fn a_process_namespace_cannot_be_had_of_a_thread(containerd: &Containerd) -> Result<()> {
+/// As `shareProcessNamespace: true` has it.
+fn shares_processes(config: &mut k8s_cri::v1::ContainerConfig) {
+    let options = NamespaceOption {
+        pid: NamespaceMode::Pod.into(),
+        ..NamespaceOption::default()
+    };
+    if let Some(linux) = &mut config.linux {
+        linux.security_context = Some(LinuxContainerSecurityContext {
+            namespace_options: Some(options),
+            ..LinuxContainerSecurityContext::default()
+        });
+    }
+}
+
+fn the_linux_containers_of_a_pod_may_see_each_others_processes(
+    containerd: &Containerd,
+) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let linux = linux(containerd, &cri)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = cri.pod("processes").run()?;
-    let container = pod
+    let app = pod.container("app", &wasm).with(shares_processes).start()?;
+    app.writes("sleeping")?;
+    ensure!(
+        children(containerd, pod.id()) == 0,
+        "a pause container that nobody needs"
+    );
+    let one = pod
+        .container("one", &linux)
+        .args(["block", "the-other"])
+        .with(shares_processes)
+        .start()?;
+    let two = pod
+        .container("two", &linux)
+        .args(["block"])
+        .with(shares_processes)
+        .start()?;
+    let seen = two.exec(["/hello", "processes"])?;
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    ensure!(
+        seen.lines().any(|line| line == "/hello block the-other"),
+        "{seen}"
+    );
+    let alone = pod.container("alone", &linux).args(["block"]).start()?;
+    let seen = alone.exec(["/hello", "processes"])?;
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    ensure!(!seen.contains("the-other"), "{seen}");
+    let node = std::fs::read_link("/proc/self/ns/pid")?;
+    let shared = namespace(containerd, one.id(), "pid")?;
+    ensure!(shared != node, "the node's processes");
+    ensure!(shared == namespace(containerd, two.id(), "pid")?);
+    for kind in ["net", "ipc", "uts"] {
+        let own = namespace(containerd, pod.id(), kind)?;
+        ensure!(own == namespace(containerd, one.id(), kind)?, "{kind}");
+    }
+    // The first that joined is gone, what it joined is not.
+    one.stop(0)?;
+    one.remove()?;
+    let three = pod
+        .container("three", &linux)
+        .args(["block"])
+        .with(shares_processes)
+        .start()?;
+    ensure!(namespace(containerd, three.id(), "pid")? == shared);
+    let pause = format!("{}-pause", pod.id());
+    ensure!(runc_knows(&pause), "there is no pause container");
+    pod.remove()?;
+    let what = "the pause container goes with its pod";
+    poll::until(what, Duration::from_secs(10), || match runc_knows(&pause) {
+        false => Ok(()),
+        true => Err("it is left".to_owned()),
+    })
+}
+
+/// Whether runc has a container of that id in Kubernetes' namespace.
+fn runc_knows(id: &str) -> bool {
+    PathBuf::from("/run/containerd/runc/k8s.io")
+        .join(id)
+        .exists()
+}
+
+fn the_processes_of_a_wasm_container_are_none(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let pod = cri.pod("debugged").run()?;
+    let app = pod.container("app", &wasm).start()?;
+    app.writes("sleeping")?;
+    let target = app.id().to_owned();
+    let debugger = pod
         .container("debugger", &linux)
+        .with(shares_processes)
         .with(|config| {
-            if let Some(linux) = &mut config.linux {
-                linux.security_context = Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(NamespaceOption {
-                        pid: NamespaceMode::Pod.into(),
-                        ..NamespaceOption::default()
-                    }),
-                    ..LinuxContainerSecurityContext::default()
-                });
+            let linux = config.linux.as_mut();
+            let context = linux.and_then(|linux| linux.security_context.as_mut());
+            let options = context.and_then(|context| context.namespace_options.as_mut());
+            if let Some(options) = options {
+                options.pid = NamespaceMode::Target.into();
+                options.target_id = target;
             }
         })
         .create()?;
-    let error = format!("{:#}", container.start().err().context("it starts")?);
+    let error = format!("{:#}", debugger.start().err().context("it starts")?);
     ensure!(error.contains("process namespace"), "{error}");
+    pod.remove()
+}
+
+fn a_linux_container_may_be_what_no_wasm_container_can_be(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "hello")?, linux(containerd, &cri)?);
+    // An annotation of ours with a value that it cannot have.
+    let nonsense = |config: &mut k8s_cri::v1::ContainerConfig| {
+        let (key, value) = ("io.containerd.wasi.v1.allow-net", "nonsense");
+        let annotations = &mut config.annotations;
+        annotations.insert(key.to_owned(), value.to_owned());
+    };
+    let pod = cri.pod("unplanned").run()?;
+    let sidecar = pod.container("sidecar", &linux).with(nonsense).start()?;
+    ensure!(sidecar.wait()?.exit_code == 0);
+    let log = sidecar.log()?;
+    ensure!(log == "hello from linux\n", "{log}");
+    let app = pod.container("app", &wasm).with(nonsense).create()?;
+    let error = format!("{:#}", app.start().err().context("it starts")?);
+    ensure!(error.contains("allow-net"), "{error}");
     pod.remove()
 }

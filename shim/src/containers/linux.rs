@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use tokio::task::JoinSet;
-use wasi_bundles::Bundle;
+use wasi_bundles::{Bundle, Plan};
 
-use super::{Containers, Reservation, Slot};
+use super::{Containers, Creation, Reservation, Slot, layers};
 use crate::Error;
+use crate::confine::Probe;
 use crate::runc::container::LinuxContainer;
+use crate::runc::{pause, process_namespace_of};
 
 impl Containers {
     /// The Linux container of that id.
@@ -38,7 +40,11 @@ impl Containers {
         request: CreateTaskRequest,
         bundle: &Bundle,
     ) -> Result<u32, Error> {
-        let container = self.linux.create(request, bundle).await?;
+        let shared = self.share_processes(bundle).await?;
+        let container = self
+            .linux
+            .create(request, shared.as_ref().unwrap_or(bundle));
+        let container = container.await?;
         let id = container.id().to_owned();
         let filled = Slot::Linux(Arc::clone(&container));
         let before = self.slots().insert(id.clone(), filled);
@@ -50,6 +56,67 @@ impl Containers {
         }
         debug_assert_eq!(reservation.id, id, "what is filled was reserved");
         Ok(container.pid())
+    }
+
+    /// Creates what no wasm container can be, if it is not meant to be one: a sandbox whose users are its own,
+    /// which takes a process, or a Linux program. Otherwise that stays `wrong`.
+    pub(super) async fn unplanned(
+        &self,
+        reservation: &Reservation,
+        creation: Creation,
+        bundle: &Bundle,
+        wrong: wasi_bundles::Error,
+    ) -> Result<u32, Error> {
+        let for_linux = if bundle.is_sandbox() {
+            bundle.has_users()
+        } else {
+            self.is_for_linux(&creation, bundle).await
+        };
+        if !for_linux {
+            return Err(wrong.into());
+        }
+        let id = &creation.id;
+        log::info!("container {id}: {wrong}: it is run as a Linux container");
+        self.create_linux(reservation, creation.request, bundle)
+            .await
+    }
+
+    async fn is_for_linux(&self, creation: &Creation, bundle: &Bundle) -> bool {
+        let bundle = bundle.reduced();
+        let planned = Plan::new(&bundle).map_err(Error::from);
+        let planned =
+            planned.and_then(|plan| Ok((layers(&creation.rootfs, &bundle, &plan)?, plan)));
+        let Ok((layers, plan)) = planned else {
+            return false;
+        };
+        Probe { plan, layers }.is_for_linux(&creation.id).await
+    }
+
+    /// Gives a container that joins the processes of its pod a namespace of processes; its new bundle.
+    async fn share_processes(&self, bundle: &Bundle) -> Result<Option<Bundle>, Error> {
+        let pod = bundle.annotation("io.kubernetes.cri.sandbox-id");
+        let sandbox = pod.and_then(|pod| self.get(pod).ok());
+        let Some(sandbox) =
+            sandbox.filter(|sandbox| process_namespace_of(bundle) == Some(sandbox.about().pid))
+        else {
+            return Ok(None);
+        };
+        let about = sandbox.about();
+        let pause = pause::Sandbox {
+            id: &about.id,
+            bundle: &about.bundle,
+            rootfs: &about.rootfs,
+            thread: about.pid,
+        };
+        let pid = self.linux.pause(&pause).await?;
+        let (init, linux) = (Arc::clone(sandbox.init()), self.linux.clone());
+        tokio::spawn(async move {
+            // However it ends.
+            drop(init.exited().await);
+            linux.end_pause().await;
+        });
+        pause::share(bundle.dir(), pid).map_err(Error::host("join the processes of the pod"))?;
+        Ok(Some(Bundle::open(bundle.dir())?))
     }
 
     /// Frees the id of one that is deleted.

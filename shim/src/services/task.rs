@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -32,6 +32,7 @@ use crate::containers::{Containers, Creation};
 use crate::events::timestamp;
 use crate::exec::Execution;
 use crate::lifecycle::{Exit, PhaseKind, Signal};
+use crate::pod::Pod;
 use crate::services::route::route;
 use crate::stats::CgroupVersion;
 use crate::stdio::StdioPaths;
@@ -49,15 +50,17 @@ const LINUX_RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1
 #[derive(Debug, Clone)]
 pub struct TaskService {
     containers: Containers,
+    pod: Arc<OnceLock<Pod>>,
     shutdown: Arc<Notify>,
 }
 
 impl TaskService {
-    /// Serves `containers`; `shutdown` is notified when containerd asks the shim to go.
+    /// Serves `containers`, those of `pod` if there is one; `shutdown` is notified when containerd asks the shim to go.
     #[must_use]
-    pub fn new(containers: Containers, shutdown: Arc<Notify>) -> Self {
+    pub fn new(containers: Containers, pod: Arc<OnceLock<Pod>>, shutdown: Arc<Notify>) -> Self {
         Self {
             containers,
+            pod,
             shutdown,
         }
     }
@@ -74,7 +77,7 @@ impl TaskService {
 }
 
 /// Runs `work` to its end, whether or not the caller stays to see it.
-async fn detached<T: Send + 'static>(
+pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::spawn(work).await.map_err(|_| Error::Panicked)?
@@ -153,7 +156,14 @@ impl Task for TaskService {
             terminal: request.terminal,
         };
         let containers = self.containers.clone();
-        let pid = detached(async move { containers.create(creation).await }).await?;
+        let pod = Arc::clone(&self.pod);
+        let pid = detached(async move {
+            if let Some(pod) = pod.get() {
+                pod.furnish(Path::new(&creation.bundle))?;
+            }
+            containers.create(creation).await
+        })
+        .await?;
         Ok(CreateTaskResponse {
             pid,
             ..CreateTaskResponse::default()

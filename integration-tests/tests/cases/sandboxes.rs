@@ -1,0 +1,284 @@
+//! Pods without a pause container: containerd's Sandbox API (`sandboxer = "shim"`), through CRI.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use integration_tests::containerd::Containerd;
+use integration_tests::cri::Cri;
+use integration_tests::guests;
+use integration_tests::image::Image;
+use integration_tests::invocation::Invocation;
+use integration_tests::native;
+use integration_tests::pod::{Pod, PodBuilder};
+use integration_tests::poll;
+use integration_tests::processes::Process;
+use k8s_cri::v1::{
+    DnsConfig, IdMapping, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxState,
+    UserNamespace,
+};
+
+cases![
+    a_pod_has_no_pause_container_and_leaves_nothing,
+    wasm_and_linux_containers_are_in_the_pod,
+    a_pods_files_are_in_its_containers,
+    a_pod_has_its_kernel_parameters_and_its_name,
+    a_pod_outlives_the_daemon,
+    a_pod_that_cannot_be_is_refused,
+    processes_are_not_shared_without_a_pause_image,
+];
+
+fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
+    let image = Image::new(&format!("sandbox-{name}:1"))
+        .platform("linux", "amd64")
+        .file("/app.wasm", guests::named(name)?)
+        .entrypoint(["/app.wasm"]);
+    cri.import(containerd, &image)?;
+    Ok(image)
+}
+
+fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
+    let image = native::image()?.renamed("sandbox-linux:1");
+    cri.import(containerd, &image)?;
+    Ok(image)
+}
+
+fn pod<'a>(cri: &'a Cri, name: &str) -> PodBuilder<'a> {
+    cri.pod(name).handler("sandbox")
+}
+
+/// The shim of a pod: it is called with the pod's id.
+fn shim_of(containerd: &Containerd, pod: &Pod<'_>) -> Result<Process> {
+    let mut shims = containerd.shims().into_iter();
+    let found =
+        shims.find(|shim| shim.command.contains("shim-wasi") && shim.command.contains(pod.id()));
+    found.context("the pod has no shim")
+}
+
+/// The thread that holds the namespaces of a pod.
+fn holder(shim: &Process, pod: &Pod<'_>) -> Result<PathBuf> {
+    // The kernel keeps 15 bytes of a thread's name.
+    let name: String = format!("wasi:{}", pod.id()).chars().take(15).collect();
+    for thread in std::fs::read_dir(format!("/proc/{}/task", shim.pid))? {
+        let thread = thread?.path();
+        if std::fs::read_to_string(thread.join("comm"))?.trim_end() == name {
+            return Ok(thread);
+        }
+    }
+    anyhow::bail!("no thread is called {name}")
+}
+
+fn gone(shim: &Process) -> Result<()> {
+    let what = "the shim goes with its pod";
+    poll::until(what, Duration::from_secs(10), || {
+        match Process::look(shim.pid) {
+            None => Ok(()),
+            Some(left) => Err(left.command),
+        }
+    })
+}
+
+fn namespace(of: &std::path::Path, kind: &str) -> Result<PathBuf> {
+    let path = of.join("ns").join(kind);
+    std::fs::read_link(&path).with_context(|| path.display().to_string())
+}
+
+fn process(containerd: &Containerd, id: &str) -> Result<PathBuf> {
+    Ok(format!("/proc/{}", containerd.task(id).pid()?).into())
+}
+
+fn a_pod_has_no_pause_container_and_leaves_nothing(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = wasm(containerd, &cri, "sleep")?;
+    let pod = pod(&cri, "alone").run()?;
+    ensure!(pod.status()?.state() == PodSandboxState::SandboxReady);
+    ensure!(pod.address()?.starts_with("10.88."), "{}", pod.address()?);
+    let containers = containerd
+        .ctr(["containers", "list", "--quiet"])
+        .success()?;
+    ensure!(
+        !containers.stdout.contains(pod.id()),
+        "a pause container: {}",
+        containers.stdout
+    );
+    let shim = shim_of(containerd, &pod)?;
+    let held = holder(&shim, &pod)?;
+    let container = pod.container("sleep", &image).start()?;
+    container.writes("sleeping")?;
+    pod.stop()?;
+    ensure!(pod.status()?.state() == PodSandboxState::SandboxNotready);
+    ensure!(container.wait()?.exit_code == 137);
+    pod.remove()?;
+    ensure!(!held.exists(), "the sandbox's thread is left");
+    gone(&shim)
+}
+
+fn wasm_and_linux_containers_are_in_the_pod(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let pod = pod(&cri, "several").run()?;
+    let shim = shim_of(containerd, &pod)?;
+    let held = holder(&shim, &pod)?;
+    let app = pod.container("app", &wasm).start()?;
+    app.writes("sleeping")?;
+    let sidecar = pod.container("sidecar", &linux).args(["block"]).start()?;
+    for id in [app.id(), sidecar.id()] {
+        let process = process(containerd, id)?;
+        for kind in ["net", "ipc", "uts"] {
+            ensure!(
+                namespace(&process, kind)? == namespace(&held, kind)?,
+                "another {kind} namespace than the pod's"
+            );
+        }
+    }
+    let task = process(containerd, app.id())?;
+    let number = task.file_name().context("a number")?;
+    let thread = PathBuf::from(format!("/proc/{}/task", shim.pid)).join(number);
+    ensure!(thread.exists(), "the container is in another shim");
+    let probe = sidecar.exec(["/hello", "exit", "4"])?;
+    ensure!(probe.exit_code == 4, "{probe:?}");
+    ensure!(app.stats()?.memory.is_some());
+    sidecar.stop(0)?;
+    sidecar.remove()?;
+    ensure!(pod.status()?.state() == PodSandboxState::SandboxReady);
+    pod.remove()?;
+    gone(&shim)
+}
+
+fn a_pods_files_are_in_its_containers(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = wasm(containerd, &cri, "files")?;
+    let pod = pod(&cri, "files")
+        .with(|config| {
+            config.dns_config = Some(DnsConfig {
+                servers: vec!["10.88.0.53".to_owned()],
+                searches: vec!["tests.local".to_owned()],
+                options: vec!["ndots:5".to_owned()],
+            });
+        })
+        .run()?;
+    let hosts = std::fs::read_to_string("/etc/hosts")?;
+    let first = hosts.lines().next().context("a line in /etc/hosts")?;
+    for (number, file, expected) in [
+        (
+            0,
+            "/etc/resolv.conf",
+            "search tests.local\nnameserver 10.88.0.53\noptions ndots:5",
+        ),
+        (1, "/etc/hostname", "files"),
+        (2, "/etc/hosts", first),
+    ] {
+        let container = pod
+            .container(&format!("files-{number}"), &image)
+            .args(["read", file])
+            .start()?;
+        container.wait()?;
+        let log = container.log()?;
+        ensure!(log.contains(expected), "{file}: {log}");
+    }
+    pod.remove()
+}
+
+fn a_pod_has_its_kernel_parameters_and_its_name(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let pod = pod(&cri, "tuned")
+        .sysctl("net.ipv4.ip_default_ttl", "42")
+        .run()?;
+    let shim = shim_of(containerd, &pod)?;
+    let held = holder(&shim, &pod)?;
+    let number = held
+        .file_name()
+        .context("a number")?
+        .to_string_lossy()
+        .into_owned();
+    let inside = |command: &[&str]| -> Result<String> {
+        let output = Invocation::new("nsenter")
+            .args([&format!("--target={number}"), "--net", "--uts"])
+            .args(command)
+            .success()?;
+        Ok(output.stdout.trim().to_owned())
+    };
+    let ttl = inside(&["cat", "/proc/sys/net/ipv4/ip_default_ttl"])?;
+    ensure!(ttl == "42", "{ttl}");
+    let name = inside(&["uname", "--nodename"])?;
+    ensure!(name == "tuned", "{name}");
+    pod.remove()
+}
+
+fn a_pod_outlives_the_daemon(containerd: &Containerd) -> Result<()> {
+    let node = Containerd::builder(containerd.version()).node();
+    let mut containerd = node.env("ENABLE_CRI_SANDBOXES", "1").start()?;
+    let cri = Cri::connect(&containerd)?;
+    let image = wasm(&containerd, &cri, "sleep")?;
+    let pod = pod(&cri, "lasting").run()?;
+    let container = pod.container("sleep", &image).start()?;
+    container.writes("sleeping")?;
+    containerd.restart()?;
+    poll::until(
+        "the pod is known again",
+        Duration::from_secs(20),
+        || match pod.status().map(|status| status.state()) {
+            Ok(PodSandboxState::SandboxReady) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )?;
+    let later = pod.container("later", &image).start()?;
+    later.writes("sleeping")?;
+    pod.remove()?;
+    containerd.stop()
+}
+
+fn a_pod_that_cannot_be_is_refused(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let before = containerd.shims().len();
+    let run = pod(&cri, "users")
+        .with(|config| {
+            let context = config
+                .linux
+                .get_or_insert_default()
+                .security_context
+                .get_or_insert_with(LinuxSandboxSecurityContext::default);
+            let options = context.namespace_options.get_or_insert_default();
+            let ids = || {
+                vec![IdMapping {
+                    host_id: 100_000,
+                    container_id: 0,
+                    length: 65_536,
+                }]
+            };
+            options.userns_options = Some(UserNamespace {
+                mode: NamespaceMode::Pod.into(),
+                uids: ids(),
+                gids: ids(),
+            });
+        })
+        .run();
+    let error = format!("{:#}", run.err().context("it runs")?);
+    ensure!(error.contains("hostUsers: false"), "{error}");
+    poll::until(
+        "no shim is left of it",
+        Duration::from_secs(10),
+        || match containerd.shims().len() {
+            now if now <= before => Ok(()),
+            now => Err(format!("{now} shims, {before} before")),
+        },
+    )
+}
+
+fn processes_are_not_shared_without_a_pause_image(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let linux = linux(containerd, &cri)?;
+    let pod = pod(&cri, "unshared").run()?;
+    let container = pod
+        .container("one", &linux)
+        .with(|config| {
+            let linux = config.linux.get_or_insert_default();
+            let context = linux.security_context.get_or_insert_default();
+            let options = context.namespace_options.get_or_insert_default();
+            options.pid = NamespaceMode::Pod.into();
+        })
+        .create()?;
+    let error = format!("{:#}", container.start().err().context("it starts")?);
+    ensure!(error.contains("pause image"), "{error}");
+    pod.remove()
+}
