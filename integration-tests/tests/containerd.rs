@@ -21,6 +21,7 @@ macro_rules! cases {
 mod cases {
     pub(crate) mod caching;
     pub(crate) mod cgroups;
+    pub(crate) mod crowds;
     pub(crate) mod endings;
     pub(crate) mod exec;
     pub(crate) mod files;
@@ -35,12 +36,17 @@ mod cases {
     pub(crate) mod metrics;
     pub(crate) mod mixed;
     pub(crate) mod packing;
+    pub(crate) mod pod_cgroups;
+    pub(crate) mod pod_lives;
     pub(crate) mod pods;
     pub(crate) mod programs;
+    pub(crate) mod races;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
     pub(crate) mod stdio;
+    pub(crate) mod streaming;
     pub(crate) mod tls;
+    pub(crate) mod volumes;
     pub(crate) mod worlds;
 }
 
@@ -69,22 +75,35 @@ const MODULES: &[Module<Containerd>] = &[
 ];
 
 /// Those that need Kubernetes' interface.
-const NODE_MODULES: &[Module<Containerd>] =
-    &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
+const NODE_MODULES: &[Module<Containerd>] = &[
+    ("pods", cases::pods::CASES),
+    ("mixed", cases::mixed::CASES),
+    ("pod_cgroups", cases::pod_cgroups::CASES),
+    ("pod_lives", cases::pod_lives::CASES),
+    ("races", cases::races::CASES),
+    ("streaming", cases::streaming::CASES),
+    ("volumes", cases::volumes::CASES),
+];
+
+/// Those that are the same for every version, and so are run on the newest.
+const CROWD_MODULES: &[Module<Containerd>] = &[("crowds", cases::crowds::CASES)];
 
 fn main() -> Result<ExitCode> {
-    let daemons = Version::found()?.into_iter().flat_map(|version| {
-        let node = version.clone();
-        [
-            Daemon::new(version.clone(), MODULES, move || {
-                Containerd::builder(&version).start()
-            }),
-            Daemon::new(node.clone(), NODE_MODULES, move || {
-                Containerd::builder(&node).node().start()
-            }),
-        ]
-    });
-    trials::run(daemons.collect(), |containerd, keep| {
+    let node = |version: &Version, modules| {
+        let own = version.clone();
+        Daemon::new(version.clone(), modules, move || {
+            Containerd::builder(&own).node().start()
+        })
+    };
+    let mut daemons = Vec::new();
+    for version in Version::found()? {
+        daemons.push(node(&version, NODE_MODULES));
+        daemons.push(Daemon::new(version.clone(), MODULES, move || {
+            Containerd::builder(&version).start()
+        }));
+    }
+    daemons.push(node(&Version::newest()?, CROWD_MODULES));
+    trials::run(daemons, |containerd, keep| {
         if keep {
             containerd.keep();
             return Ok(());
