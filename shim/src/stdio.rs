@@ -8,7 +8,7 @@
 //! - stdout and stderr: while the shim holds a reading end, the guest meets no broken pipe when
 //!   containerd restarts, and output waits in the fifo. Let go at the guest's exit, not at Delete:
 //!   clients read to the end of the stream *before* they send Delete. A client that has not opened it by
-//!   then is waited for, see [`hold`].
+//!   then is waited for, see `hold`.
 //! - stdin: while the shim holds a writing end, the guest does not take a client that has not opened
 //!   the fifo yet for the end of its input. `CloseIO` lets go.
 //!
