@@ -39,6 +39,8 @@ pub struct Cri {
     cgroup: String,
     /// Where the containers' logs are written.
     logs: PathBuf,
+    /// The network namespace of the node.
+    network: PathBuf,
 }
 
 impl Cri {
@@ -71,6 +73,7 @@ impl Cri {
             images: ImageServiceClient::new(channel),
             cgroup: format!("/{}", containerd.tag()),
             logs: containerd.folder().join("logs"),
+            network: containerd.folder().join("net"),
         })
     }
 
@@ -135,12 +138,18 @@ impl Cri {
         PodBuilder::new(self, name)
     }
 
-    pub(crate) fn cgroup(&self) -> &str {
+    /// The cgroup that all pods are below.
+    #[must_use]
+    pub fn cgroup(&self) -> &str {
         &self.cgroup
     }
 
     pub(crate) fn logs(&self) -> &Path {
         &self.logs
+    }
+
+    pub(crate) fn network(&self) -> &Path {
+        &self.network
     }
 
     /// Stops and removes all pods.

@@ -1,6 +1,7 @@
 //! A pod and its containers, through Kubernetes' interface.
 
 mod container;
+mod streams;
 
 use std::path::PathBuf;
 
@@ -9,10 +10,12 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue,
     LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata, PodSandboxStatus, PodSandboxStatusRequest, RunPodSandboxRequest,
+    PodSandboxMetadata, PodSandboxStats, PodSandboxStatsRequest, PodSandboxStatus,
+    PodSandboxStatusRequest, RunPodSandboxRequest,
 };
 
 pub use self::container::PodContainer;
+pub use self::streams::{Said, Streams};
 use crate::cri::Cri;
 use crate::image::Image;
 
@@ -162,6 +165,21 @@ impl<'a> Pod<'a> {
         let network = self.status()?.network.context("a network of the pod")?;
         ensure!(!network.ip.is_empty(), "the pod has no address");
         Ok(network.ip)
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub fn stats(&self) -> Result<PodSandboxStats> {
+        let request = PodSandboxStatsRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
+        let answer = self.cri.ask("the pod's stats", |mut client| async move {
+            client.pod_sandbox_stats(request).await
+        })?;
+        answer.stats.context("stats of the pod")
     }
 
     /// A container to be made in it.

@@ -21,6 +21,7 @@ macro_rules! cases {
 mod cases {
     pub(crate) mod caching;
     pub(crate) mod cgroups;
+    pub(crate) mod crowds;
     pub(crate) mod endings;
     pub(crate) mod exec;
     pub(crate) mod files;
@@ -35,13 +36,18 @@ mod cases {
     pub(crate) mod metrics;
     pub(crate) mod mixed;
     pub(crate) mod packing;
+    pub(crate) mod pod_cgroups;
+    pub(crate) mod pod_lives;
     pub(crate) mod pods;
     pub(crate) mod programs;
+    pub(crate) mod races;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
     pub(crate) mod sandboxes;
     pub(crate) mod stdio;
+    pub(crate) mod streaming;
     pub(crate) mod tls;
+    pub(crate) mod volumes;
     pub(crate) mod worlds;
 }
 
@@ -70,33 +76,46 @@ const MODULES: &[Module<Containerd>] = &[
 ];
 
 /// Those that need Kubernetes' interface.
-const NODE_MODULES: &[Module<Containerd>] =
-    &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
+const NODE_MODULES: &[Module<Containerd>] = &[
+    ("pods", cases::pods::CASES),
+    ("mixed", cases::mixed::CASES),
+    ("pod_cgroups", cases::pod_cgroups::CASES),
+    ("pod_lives", cases::pod_lives::CASES),
+    ("races", cases::races::CASES),
+    ("streaming", cases::streaming::CASES),
+    ("volumes", cases::volumes::CASES),
+];
+
+/// Those that are the same for every version, and so are run on the newest.
+const CROWD_MODULES: &[Module<Containerd>] = &[("crowds", cases::crowds::CASES)];
 
 /// Those of pods without a pause container, which containerd has since 1.7.
 const SANDBOX_MODULES: &[Module<Containerd>] = &[("sandboxes", cases::sandboxes::CASES)];
 
 fn main() -> Result<ExitCode> {
-    let daemons = Version::found()?.into_iter().flat_map(|version| {
-        let (node, sandboxes) = (version.clone(), version.clone());
-        let with_sandboxes = version.at_least(1, 7).then(|| {
-            Daemon::new(version.clone(), SANDBOX_MODULES, move || {
-                let node = Containerd::builder(&sandboxes).node();
+    let node = |version: &Version, modules| {
+        let own = version.clone();
+        Daemon::new(version.clone(), modules, move || {
+            Containerd::builder(&own).node().start()
+        })
+    };
+    let mut daemons = Vec::new();
+    for version in Version::found()? {
+        daemons.push(node(&version, NODE_MODULES));
+        if version.at_least(1, 7) {
+            let own = version.clone();
+            daemons.push(Daemon::new(version.clone(), SANDBOX_MODULES, move || {
+                let node = Containerd::builder(&own).node();
                 // 1.7 has two CRI plugins; the later ones do not look at it.
                 node.env("ENABLE_CRI_SANDBOXES", "1").start()
-            })
-        });
-        let daemons = [
-            Daemon::new(version.clone(), MODULES, move || {
-                Containerd::builder(&version).start()
-            }),
-            Daemon::new(node.clone(), NODE_MODULES, move || {
-                Containerd::builder(&node).node().start()
-            }),
-        ];
-        daemons.into_iter().chain(with_sandboxes)
-    });
-    trials::run(daemons.collect(), |containerd, keep| {
+            }));
+        }
+        daemons.push(Daemon::new(version.clone(), MODULES, move || {
+            Containerd::builder(&version).start()
+        }));
+    }
+    daemons.push(node(&Version::newest()?, CROWD_MODULES));
+    trials::run(daemons, |containerd, keep| {
         if keep {
             containerd.keep();
             return Ok(());

@@ -97,7 +97,7 @@ struct Guest {
     stopped: bool,
     /// It was stopped with the container that it is an exec of.
     frozen: bool,
-    /// The first signal that was meant to end it.
+    /// The first signal that was meant to end it; before that, the one that asked it to finish.
     ended_by: Option<Signal>,
     /// When it is ended, having been asked to finish.
     grace: Option<Pin<Box<Sleep>>>,
@@ -201,6 +201,10 @@ impl Process {
     /// Running: ends the guest. Its end comes by [`Self::poll`].
     pub(crate) fn kill(&mut self, signal: Signal) {
         if let Phase::Running(guest) = &mut self.phase {
+            // To be asked to finish is not the end yet: the signal counts that does not ask.
+            if guest.grace.take().is_some() {
+                guest.ended_by = Some(signal);
+            }
             guest.ended_by.get_or_insert(signal);
             guest.thread.kill();
         }

@@ -7,12 +7,14 @@
 //!
 //! - stdout and stderr: while the shim holds a reading end, the guest meets no broken pipe when
 //!   containerd restarts, and output waits in the fifo. Let go at the guest's exit, not at Delete:
-//!   clients read to the end of the stream *before* they send Delete.
+//!   clients read to the end of the stream *before* they send Delete. A client that has not opened it by
+//!   then is waited for, see `hold`.
 //! - stdin: while the shim holds a writing end, the guest does not take a client that has not opened
 //!   the fifo yet for the end of its input. `CloseIO` lets go.
 //!
 //! With a terminal the thread that copies takes the guest's place at the fifos, and there is no stderr.
 
+mod hold;
 mod log_program;
 mod target;
 
@@ -25,9 +27,11 @@ use std::path::Path;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use wasi_bundles::ConsoleSize;
 use wasi_runtime::{Input, Output};
 
+use self::hold::Hold;
 use self::log_program::LogProgram;
 use self::target::Target;
 use crate::Error;
@@ -35,7 +39,7 @@ use crate::lifecycle::Signal;
 use crate::terminal::{Console, Terminal};
 
 /// How long the exit waits for a client that does not take the last of a terminal's output (runc's shim
-/// has the same).
+/// has the same), or has not opened the streams yet.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Where containerd wants the streams: the fields of its request, each empty for none.
@@ -73,7 +77,7 @@ pub struct GuestStdio {
 #[derive(Debug, Default)]
 pub struct Holds {
     stdin: Option<File>,
-    outputs: Vec<File>,
+    outputs: Vec<Hold>,
     terminal: Option<Terminal>,
     logger: Option<LogProgram>,
 }
@@ -173,6 +177,8 @@ impl Holds {
         {
             log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
         }
+        let outputs = self.outputs.drain(..).map(|hold| hold.release(DRAIN));
+        join_all(outputs).await;
         self.close();
     }
 
@@ -184,7 +190,9 @@ impl Holds {
             logger.close();
         }
         self.stdin = None;
-        self.outputs.clear();
+        for hold in self.outputs.drain(..) {
+            tokio::spawn(hold.release(DRAIN));
+        }
     }
 
     /// The container, or the exec, is deleted: its logger has to end.
@@ -206,8 +214,12 @@ impl Holds {
                 });
             }
         };
-        let (fd, hold) =
-            open(&path, OpenOptions::new().read(true)).map_err(refused("stdin", uri))?;
+        let opened = || -> io::Result<(OwnedFd, Option<File>)> {
+            // First, so that opening one direction finds the other open.
+            let hold = is_fifo(&path)?.then(|| hold::both(&path)).transpose()?;
+            Ok((open(&path, OpenOptions::new().read(true))?, hold))
+        };
+        let (fd, hold) = opened().map_err(refused("stdin", uri))?;
         self.stdin = hold;
         Ok(Some(fd))
     }
@@ -218,15 +230,20 @@ impl Holds {
         target: Target,
         uri: &str,
     ) -> Result<Option<OwnedFd>, Error> {
-        let opened = match target {
+        let path = match target {
             // Loggers are started, by whoever has both streams.
             Target::Nothing | Target::Program(_) => return Ok(None),
-            Target::Path(path) => open(&path, OpenOptions::new().append(true)),
+            Target::Path(path) => path,
             Target::File(path) => {
-                create(&path).and_then(|()| open(&path, OpenOptions::new().append(true)))
+                create(&path).map_err(refused(stream, uri))?;
+                path
             }
         };
-        let (fd, hold) = opened.map_err(refused(stream, uri))?;
+        let opened = || -> io::Result<(OwnedFd, Option<Hold>)> {
+            let hold = is_fifo(&path)?.then(|| Hold::take(&path)).transpose()?;
+            Ok((open(&path, OpenOptions::new().append(true))?, hold))
+        };
+        let (fd, hold) = opened().map_err(refused(stream, uri))?;
         self.outputs.extend(hold);
         Ok(Some(fd))
     }
@@ -257,19 +274,14 @@ fn refused(stream: &'static str, path: &str) -> impl FnOnce(io::Error) -> Error 
     }
 }
 
-/// One end of `path`, and if it is a fifo, both for the shim.
-fn open(path: &Path, end: &OpenOptions) -> io::Result<(OwnedFd, Option<File>)> {
-    let mut both = OpenOptions::new();
-    both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-    let hold = if std::fs::metadata(path)?.file_type().is_fifo() {
-        // First, so that opening one direction finds the other open.
-        Some(both.open(path)?)
-    } else {
-        None
-    };
+fn is_fifo(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::metadata(path)?.file_type().is_fifo())
+}
+
+/// One end of `path`.
+fn open(path: &Path, end: &OpenOptions) -> io::Result<OwnedFd> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let fd = end.clone().custom_flags(flags).open(path)?;
-    Ok((fd.into(), hold))
+    Ok(end.clone().custom_flags(flags).open(path)?.into())
 }
 
 /// As runc's shim has it for `file://`: with its folders, readable for all.

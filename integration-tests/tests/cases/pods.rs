@@ -23,7 +23,7 @@ cases![
 ];
 
 /// A wasm program in an image as every registry has them: Kubernetes asks for nothing else.
-fn image(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
+pub(super) fn image(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
     let image = Image::new(&format!("pod-{name}:1"))
         .platform("linux", "amd64")
         .file("/app.wasm", guests::named(name)?)
@@ -33,7 +33,7 @@ fn image(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
 }
 
 /// The shim that a container is a thread of.
-fn shim_of(containerd: &Containerd, pid: u32) -> Result<Process> {
+pub(super) fn shim_of(containerd: &Containerd, pid: u32) -> Result<Process> {
     let shims = containerd.shims();
     let found = shims
         .into_iter()
@@ -41,11 +41,11 @@ fn shim_of(containerd: &Containerd, pid: u32) -> Result<Process> {
     found.with_context(|| format!("{pid} is no thread of a shim"))
 }
 
-fn pid(containerd: &Containerd, id: &str) -> Result<u32> {
+pub(super) fn pid(containerd: &Containerd, id: &str) -> Result<u32> {
     Ok(u32::try_from(containerd.task(id).pid()?)?)
 }
 
-fn namespace(pid: u32, kind: &str) -> Result<PathBuf> {
+pub(super) fn namespace(pid: u32, kind: &str) -> Result<PathBuf> {
     let path = format!("/proc/{pid}/ns/{kind}");
     std::fs::read_link(&path).with_context(|| path)
 }
