@@ -73,14 +73,25 @@ const MODULES: &[Module<Containerd>] = &[
 const NODE_MODULES: &[Module<Containerd>] =
     &[("pods", cases::pods::CASES), ("mixed", cases::mixed::CASES)];
 
-/// Those of pods without a pause container, which containerd has since 1.7.
+/// Those of pods without a pause container, which containerd has since 1.7, and of users of their own since 2.0.
 const SANDBOX_MODULES: &[Module<Containerd>] = &[("sandboxes", cases::sandboxes::CASES)];
+
+const USER_MODULES: &[Module<Containerd>] = &[
+    ("sandboxes", cases::sandboxes::CASES),
+    ("users", cases::sandboxes::USERS),
+];
 
 fn main() -> Result<ExitCode> {
     let daemons = Version::found()?.into_iter().flat_map(|version| {
         let (node, sandboxes) = (version.clone(), version.clone());
         let with_sandboxes = version.at_least(1, 7).then(|| {
-            Daemon::new(version.clone(), SANDBOX_MODULES, move || {
+            let has_users = version.at_least(2, 0);
+            let modules = if has_users {
+                USER_MODULES
+            } else {
+                SANDBOX_MODULES
+            };
+            Daemon::new(version.clone(), modules, move || {
                 let node = Containerd::builder(&sandboxes).node();
                 // 1.7 has two CRI plugins; the later ones do not look at it.
                 node.env("ENABLE_CRI_SANDBOXES", "1").start()
