@@ -89,8 +89,13 @@ const NODE_MODULES: &[Module<Containerd>] = &[
 /// Those that are the same for every version, and so are run on the newest.
 const CROWD_MODULES: &[Module<Containerd>] = &[("crowds", cases::crowds::CASES)];
 
-/// Those of pods without a pause container, which containerd has since 1.7.
+/// Those of pods without a pause container, which containerd has since 1.7, and of users of their own since 2.0.
 const SANDBOX_MODULES: &[Module<Containerd>] = &[("sandboxes", cases::sandboxes::CASES)];
+
+const USER_MODULES: &[Module<Containerd>] = &[
+    ("sandboxes", cases::sandboxes::CASES),
+    ("users", cases::sandboxes::USERS),
+];
 
 fn main() -> Result<ExitCode> {
     let node = |version: &Version, modules| {
@@ -104,7 +109,12 @@ fn main() -> Result<ExitCode> {
         daemons.push(node(&version, NODE_MODULES));
         if version.at_least(1, 7) {
             let own = version.clone();
-            daemons.push(Daemon::new(version.clone(), SANDBOX_MODULES, move || {
+            let modules = if version.at_least(2, 0) {
+                USER_MODULES
+            } else {
+                SANDBOX_MODULES
+            };
+            daemons.push(Daemon::new(version.clone(), modules, move || {
                 let node = Containerd::builder(&own).node();
                 // 1.7 has two CRI plugins; the later ones do not look at it.
                 node.env("ENABLE_CRI_SANDBOXES", "1").start()

@@ -69,6 +69,7 @@ pub use start_error::StartError;
 
 use crate::daemon::Started;
 use crate::flags::{Action, Flags};
+use crate::runc::call::Call;
 
 /// The runtime type that containerd's clients name, unless the binary is called by another name.
 const RUNTIME: &str = "io.containerd.wasi.v1";
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
             wasi_runtime::Engine::VERSION
         )
         .into_bytes(),
-        Action::Info => info(),
+        Action::Info => info(&Call::from(&flags)),
         Action::Delete => match recover::delete(&flags) {
             Ok(response) => response,
             Err(error) => return fail(&error.text()),
@@ -135,14 +136,17 @@ fn node_command() -> Option<Result<ExitCode, String>> {
     }
 }
 
-/// What `-info` prints: `containerd.types.RuntimeInfo` (containerd 2.0 and newer ask for it).
-fn info() -> Vec<u8> {
+/// What `-info` prints: `containerd.types.RuntimeInfo` (containerd 2.0 and newer ask for it). The features are
+/// those of runc, which has the Linux containers of a pod: without them a kubelet refuses `hostUsers: false`,
+/// and containerd a container of such a pod.
+fn info(linux: &Call) -> Vec<u8> {
     let info = RuntimeInfo {
         name: runtime(),
         version: MessageField::some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..RuntimeVersion::default()
         }),
+        features: linux.info().unwrap_or_default().features,
         ..RuntimeInfo::default()
     };
     info.write_to_bytes()

@@ -14,6 +14,7 @@ use k8s_cri::v1::{
     Int64Value, LinuxContainerResources, LinuxContainerSecurityContext, Mount, NamespaceMode,
     NamespaceOption, UpdateContainerResourcesRequest,
 };
+use rustix::process::Signal;
 
 cases![
     linux_containers_are_in_the_pod_of_wasm_ones,
@@ -22,6 +23,7 @@ cases![
     a_pods_volumes_and_user_are_a_wasm_containers_too,
     the_limits_of_a_container_are_changed,
     the_linux_containers_of_a_pod_may_see_each_others_processes,
+    a_killed_shim_leaves_no_pause_container,
     the_processes_of_a_wasm_container_are_none,
     a_linux_container_may_be_what_no_wasm_container_can_be,
 ];
@@ -251,10 +253,33 @@ fn the_linux_containers_of_a_pod_may_see_each_others_processes(
     let pause = format!("{}-pause", pod.id());
     ensure!(runc_knows(&pause), "there is no pause container");
     pod.remove()?;
+    runc_forgets(&pause)
+}
+
+fn a_killed_shim_leaves_no_pause_container(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let linux = linux(containerd, &cri)?;
+    let pod = cri.pod("killed").run()?;
+    let container = pod.container("one", &linux).args(["block"]);
+    let container = container.with(shares_processes).start()?;
+    let pause = format!("{}-pause", pod.id());
+    ensure!(runc_knows(&pause), "there is no pause container");
+    let mut shims = containerd.shims().into_iter();
+    let shim =
+        shims.find(|shim| shim.command.contains("shim-wasi") && shim.command.contains(pod.id()));
+    shim.context("the pod has no shim")?.signal(Signal::KILL);
+    runc_forgets(&pause)?;
+    ensure!(container.wait()?.exit_code != 0);
+    pod.remove()
+}
+
+fn runc_forgets(id: &str) -> Result<()> {
     let what = "the pause container goes with its pod";
-    poll::until(what, Duration::from_secs(10), || match runc_knows(&pause) {
-        false => Ok(()),
-        true => Err("it is left".to_owned()),
+    poll::until(what, Duration::from_secs(20), || {
+        if runc_knows(id) {
+            return Err("it is left".to_owned());
+        }
+        Ok(())
     })
 }
 

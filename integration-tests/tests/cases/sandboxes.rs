@@ -14,8 +14,7 @@ use integration_tests::pod::{Pod, PodBuilder};
 use integration_tests::poll;
 use integration_tests::processes::Process;
 use k8s_cri::v1::{
-    DnsConfig, IdMapping, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxState,
-    UserNamespace,
+    DnsConfig, IdMapping, NamespaceMode, NamespaceOption, PodSandboxState, UserNamespace,
 };
 
 cases![
@@ -27,6 +26,12 @@ cases![
     a_pod_that_cannot_be_is_refused,
     processes_are_not_shared_without_a_pause_image,
 ];
+
+/// With containerd 2.0 and newer.
+pub(crate) const USERS: &[crate::Case] = &[(
+    "a_pod_with_users_of_its_own_is_a_real_one",
+    a_pod_with_users_of_its_own_is_a_real_one,
+)];
 
 fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
     let image = Image::new(&format!("sandbox-{name}:1"))
@@ -228,29 +233,30 @@ fn a_pod_outlives_the_daemon(containerd: &Containerd) -> Result<()> {
     containerd.stop()
 }
 
+/// As `hostUsers: false` has it.
+fn with_users(options: &mut NamespaceOption) {
+    let ids = || {
+        vec![IdMapping {
+            host_id: 100_000,
+            container_id: 0,
+            length: 65_536,
+        }]
+    };
+    options.userns_options = Some(UserNamespace {
+        mode: NamespaceMode::Pod.into(),
+        uids: ids(),
+        gids: ids(),
+    });
+}
+
 fn a_pod_that_cannot_be_is_refused(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
     let before = containerd.shims().len();
     let run = pod(&cri, "users")
         .with(|config| {
-            let context = config
-                .linux
-                .get_or_insert_default()
-                .security_context
-                .get_or_insert_with(LinuxSandboxSecurityContext::default);
-            let options = context.namespace_options.get_or_insert_default();
-            let ids = || {
-                vec![IdMapping {
-                    host_id: 100_000,
-                    container_id: 0,
-                    length: 65_536,
-                }]
-            };
-            options.userns_options = Some(UserNamespace {
-                mode: NamespaceMode::Pod.into(),
-                uids: ids(),
-                gids: ids(),
-            });
+            let linux = config.linux.get_or_insert_default();
+            let context = linux.security_context.get_or_insert_default();
+            with_users(context.namespace_options.get_or_insert_default());
         })
         .run();
     let error = format!("{:#}", run.err().context("it runs")?);
@@ -280,5 +286,30 @@ fn processes_are_not_shared_without_a_pause_image(containerd: &Containerd) -> Re
         .create()?;
     let error = format!("{:#}", container.start().err().context("it starts")?);
     ensure!(error.contains("pause image"), "{error}");
+    pod.remove()
+}
+
+/// Its containers need ID-mapped mounts, which older releases of runc do not have.
+fn a_pod_with_users_of_its_own_is_a_real_one(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    // The node's pause image, too.
+    linux(containerd, &cri)?;
+    let pod = cri.pod("mapped").with(|config| {
+        let linux = config.linux.get_or_insert_default();
+        let context = linux.security_context.get_or_insert_default();
+        with_users(context.namespace_options.get_or_insert_default());
+    });
+    let pod = pod.run()?;
+    let sandbox = process(containerd, pod.id())?;
+    let users = namespace(&sandbox, "user")?;
+    ensure!(
+        users != std::fs::read_link("/proc/self/ns/user")?,
+        "{users:?}"
+    );
+    let map = std::fs::read_to_string(sandbox.join("uid_map"))?;
+    let map: Vec<_> = map.split_whitespace().collect();
+    ensure!(map == ["0", "100000", "65536"], "{map:?}");
+    pod.stop()?;
+    ensure!(!sandbox.exists(), "the pause container is left");
     pod.remove()
 }

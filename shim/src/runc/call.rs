@@ -6,6 +6,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use containerd_shim_protos::types::introspection::RuntimeInfo;
+use protobuf::Message as _;
+
 use crate::flags::Flags;
 
 const PROGRAM: &str = "containerd-shim-runc-v2";
@@ -49,6 +52,17 @@ impl Call {
                 format!("{PROGRAM}, which runs Linux containers, lies neither beside containerd nor in its PATH; install it there"),
             )
         })
+    }
+
+    /// What it says of itself and of runc, if it does: not before containerd 1.7.
+    #[must_use]
+    pub fn info(&self) -> Option<RuntimeInfo> {
+        let mut command = Command::new(self.program().ok()?);
+        // With nothing on stdin it is about the runc that it finds.
+        command.arg("-info").stdin(Stdio::null());
+        let output = command.output().ok()?;
+        let said = output.status.success().then_some(output.stdout)?;
+        RuntimeInfo::parse_from_bytes(&said).ok()
     }
 
     /// Runs it for the container `id` in `dir`, and returns what it prints.
@@ -132,6 +146,15 @@ mod tests {
             dir = folder.path().display()
         );
         assert_eq!(String::from_utf8(said.unwrap()).unwrap(), wanted);
+    }
+
+    #[test]
+    fn one_that_says_nothing_of_itself_is_no_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(call(folder.path(), "exit 2").info().is_none());
+        // The field 1, `name`, in protobuf.
+        let info = call(folder.path(), r"printf '\n\004runc'").info();
+        assert_eq!(info.unwrap().name, "runc");
     }
 
     #[test]

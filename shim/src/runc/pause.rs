@@ -52,7 +52,7 @@ impl LinuxContainers {
                     .to_owned(),
             ));
         }
-        let folder = folder(sandbox.bundle);
+        let folder = folder(sandbox.id, sandbox.bundle);
         make_bundle(sandbox, &folder).map_err(Error::host("make the pause container's bundle"))?;
         let request = api::CreateTaskRequest {
             id: name(sandbox.id),
@@ -96,7 +96,7 @@ impl LinuxContainers {
 ///
 /// When its `delete` fails.
 pub fn end_orphan(call: &Call, id: &str, bundle: &Path) -> io::Result<()> {
-    let folder = folder(bundle);
+    let folder = folder(id, bundle);
     if !folder.join("init.pid").exists() {
         return Ok(());
     }
@@ -121,8 +121,9 @@ pub fn share(bundle: &Path, pause: u32) -> io::Result<()> {
     fs::write(file, serde_json::to_vec(&spec)?)
 }
 
-fn folder(bundle: &Path) -> PathBuf {
-    bundle.join("pause")
+/// The pause container's bundle. The `delete` of runc's shim looks for a bundle of the container's name.
+fn folder(sandbox: &str, bundle: &Path) -> PathBuf {
+    bundle.join(name(sandbox))
 }
 
 fn name(sandbox: &str) -> String {
