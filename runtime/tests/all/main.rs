@@ -12,6 +12,7 @@ mod cache_folder;
 mod command;
 mod compile_child;
 mod compiling;
+mod composed;
 mod eviction;
 mod exports;
 mod files;
