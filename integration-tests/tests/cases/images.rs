@@ -261,8 +261,7 @@ fn a_lost_blob_is_named_with_the_way_out(containerd: &Containerd) -> Result<()> 
     )
 }
 
-/// The program imports a version of an interface that is compatible to the one which the library exports.
-/// Once compiled, neither layer is needed.
+/// The versions of the interface between them differ. Once compiled, neither layer is needed.
 fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<()> {
     let (program, library) = (guests::named("greets")?, guests::named("greeter")?);
     for id in ["composed-1", "composed-2"] {

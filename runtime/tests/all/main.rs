@@ -13,6 +13,7 @@ mod command;
 mod compile_child;
 mod compiling;
 mod composed;
+mod connections;
 mod eviction;
 mod exports;
 mod files;
