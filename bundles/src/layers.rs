@@ -10,7 +10,8 @@
 //!   the only one and names no platform counts.
 //! - Of a manifest, layers of the media types that tools have used for wasm count, whatever its config
 //!   is: an ordinary image config, the CNCF artifact's, oras' empty one.
-//! - Exactly one such layer is a program. Of several, nobody has written down which is which.
+//! - One such layer is the program. Several are components that are composed into one, by what they import
+//!   and export, in which this module has no part.
 //!
 //! What names a layer is `org.opencontainers.image.title`, and its digest where it has none.
 
@@ -34,6 +35,9 @@ const PLUGINS: [(&str, &str); 1] = [(
     "application/vnd.module.wasm.content.layer.v1+wasm",
     "a module for the scanner Trivy",
 )];
+
+/// The most wasm layers of one image, each of which is looked at beside all others.
+const MAX_LAYERS: usize = 32;
 
 const TITLE: &str = "org.opencontainers.image.title";
 const ATTESTATION: &str = "vnd.docker.reference.type";
@@ -60,8 +64,8 @@ pub struct Blob {
 pub enum Step {
     /// This document says more.
     Read(Blob),
-    /// This layer is the program.
-    Program(Blob),
+    /// This layer is the program; several are it together, in the manifest's order.
+    Program(Vec<Blob>),
     /// The image has no wasm layer; what it has is in its files.
     Nothing,
 }
@@ -88,15 +92,14 @@ pub enum LayersError {
         #[source]
         source: oci_spec::OciSpecError,
     },
-    /// More than one layer could be the program.
+    /// More layers than are composed.
     #[error(
-        "it has {} wasm layers ({}), and nothing says how they belong together; \
-         compose them into one component (`wac plug`) and put that into the image",
-        layers.len(), list(layers)
+        "it has {count} wasm layers, and {MAX_LAYERS} is the most; compose them into one component \
+         (`wac plug`) and put that into the image"
     )]
     Several {
-        /// All of them, in order.
-        layers: Vec<Blob>,
+        /// How many.
+        count: usize,
     },
     /// It is loaded by another program.
     #[error("its wasm layer {layer} is {what}, which another program loads, and no program itself")]
@@ -106,11 +109,6 @@ pub enum LayersError {
         /// What it is.
         what: &'static str,
     },
-}
-
-fn list(layers: &[Blob]) -> String {
-    let names: Vec<String> = layers.iter().map(Blob::to_string).collect();
-    names.join(", ")
 }
 
 impl Blob {
@@ -259,14 +257,11 @@ fn program(layers: &[Descriptor]) -> Result<Step, LayersError> {
         let blobs = layers.iter().filter(named).map(Blob::of);
         blobs.collect::<Result<Vec<_>, _>>()
     };
-    let mut wasm = of_types(&WASM_LAYERS)?;
-    match (wasm.len(), wasm.pop()) {
-        (1, Some(layer)) => return Ok(Step::Program(layer)),
-        (2.., Some(layer)) => {
-            wasm.push(layer);
-            return Err(LayersError::Several { layers: wasm });
-        }
-        (_, _) => {}
+    let wasm = of_types(&WASM_LAYERS)?;
+    match wasm.len() {
+        0 => {}
+        1..=MAX_LAYERS => return Ok(Step::Program(wasm)),
+        count => return Err(LayersError::Several { count }),
     }
     for (media_type, what) in PLUGINS {
         if let Some(layer) = of_types(&[media_type])?.pop() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use wasmtime::component::Component;
 use wasmtime::{Module, Precompiled, Store};
 
+use crate::filesystem::RESERVE;
 use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
 use crate::limits::largest_transfer;
@@ -208,8 +209,8 @@ pub(crate) fn store(
     let mut store = Store::new(engine, host);
     store.limiter(|host| &mut host.limiter);
     store.set_hostcall_fuel(largest_transfer(&guest.budget));
-    // What components make themselves, beside what the host gives them.
-    store.set_max_component_handles(guest.limits.handles);
+    // What components make themselves, beside what the host gives them, and as much.
+    store.set_max_component_handles(guest.limits.handles.saturating_add(RESERVE));
     match interrupter.means() {
         Means::Fence(fence) => {
             faults::handle(&mut store, Arc::clone(fence), interrupter.switch());

@@ -30,7 +30,7 @@ use crate::folder::{self, Folder};
 use crate::interrupt::Means;
 use crate::landing::Landing;
 use crate::shared::{EntryFile, Shared};
-use crate::{Artifact, Compiler, Engine, Error, Pool, Progress};
+use crate::{Artifact, Compiler, Composition, Engine, Error, Pool, Progress};
 
 /// Compiled programs of this node.
 #[derive(Debug)]
@@ -122,15 +122,39 @@ impl Cache {
         wasm: &File,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
+        self.load_content(engine, Content::of(wasm)?, watch)
+    }
+
+    /// Like [`Cache::load_watched`], of the component that the parts of `composition` are together, whose
+    /// bytes are in `wasm`, one part after the other. It is known by [`Composition::key`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::load`]; [`Error::Compile`] also when they cannot be composed.
+    pub fn load_composed(
+        &self,
+        engine: &Engine,
+        composition: &Composition,
+        wasm: &File,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Loaded, Error> {
+        self.load_content(engine, Content::composed(wasm, composition)?, watch)
+    }
+
+    fn load_content(
+        &self,
+        engine: &Engine,
+        content: Content<'_>,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Loaded, Error> {
         if engine.settings().interruption == Interruption::Fence {
             // First, so that the program is what was used last.
             self.landing(engine, watch)?;
         }
-        let digest = Self::digest(wasm)?;
-        let (code, file, origin) = self.load_code(engine, wasm, &digest, watch)?;
+        let (code, file, origin) = self.load_code(engine, &content, watch)?;
         let means = self.means(engine, code, file, watch)?;
         Ok(Loaded {
-            artifact: Artifact::new(engine, means, digest.into()),
+            artifact: Artifact::new(engine, means, content.digest.into()),
             origin,
         })
     }
@@ -186,13 +210,13 @@ impl Cache {
         service.pooled(pool, requests, |engine, sha256| self.find(engine, sha256))
     }
 
+    /// What every program of `engine` needs to be killed; loaded once.
     fn landing(&self, engine: &Engine, watch: &mut dyn FnMut(Progress)) -> Result<Landing, Error> {
         if let Some(landing) = engine.landing.get() {
             return Ok(landing.clone());
         }
         let wasm = Landing::wasm().map_err(Error::cache("make the landing"))?;
-        let digest = Self::digest(&wasm)?;
-        let landing = match self.load_code(engine, &wasm, &digest, watch)?.0 {
+        let landing = match self.load_code(engine, &Content::of(&wasm)?, watch)?.0 {
             Code::Module(module) => Landing::new(module)?,
             Code::Component(_) => unreachable!("the landing is a module"),
         };
@@ -200,25 +224,13 @@ impl Cache {
         Ok(engine.landing.get_or_init(|| landing).clone())
     }
 
-    fn digest(wasm: &File) -> Result<Digest, Error> {
-        let read = || Error::cache("read the module");
-        let size = wasm.metadata().map_err(read())?.len();
-        if size > MAX_WASM {
-            return Err(Error::Compile {
-                reason: format!("the module is larger than {} MiB", MAX_WASM >> 20),
-            });
-        }
-        Digest::of(wasm, size).map_err(read())
-    }
-
     fn load_code(
         &self,
         engine: &Engine,
-        wasm: &File,
-        digest: &Digest,
+        content: &Content<'_>,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(Code, File, Origin), Error> {
-        let name = name(engine, digest);
+        let name = name(engine, &content.digest);
         if let Lookup::Found(code, file) = self.lookup(engine, &name)? {
             return Ok((code, file, Origin::Mapped));
         }
@@ -233,7 +245,7 @@ impl Cache {
             Lookup::Damaged(reason) => Some(reason),
         };
         let begun = Instant::now();
-        let compiled = self.compile(engine, &name, wasm, digest, watch);
+        let compiled = self.compile(engine, &name, content, watch);
         self.folder.unlock(lock)?;
         let (code, file) = compiled?;
         let took = begun.elapsed();
@@ -273,8 +285,7 @@ impl Cache {
         &self,
         engine: &Engine,
         name: &str,
-        wasm: &File,
-        digest: &Digest,
+        content: &Content<'_>,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(Code, File), Error> {
         let temporary = format!("{name}.tmp");
@@ -285,8 +296,11 @@ impl Cache {
             .open(&temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
             .map_err(Error::cache(format!("create {temporary}")))?;
         let mut make = || {
+            let Content {
+                wasm, arguments, ..
+            } = content;
             self.compiler
-                .compile(wasm, digest, engine.settings(), &file, watch)?;
+                .compile(wasm, arguments, engine.settings(), &file, watch)?;
             entry::seal(&mut file)
                 .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400))?))
                 .map_err(Error::cache(format!("seal {temporary}")))?;
@@ -306,6 +320,49 @@ impl Cache {
             self.folder.remove(&temporary)?;
         }
         made
+    }
+}
+
+/// What is to be compiled.
+struct Content<'a> {
+    wasm: &'a File,
+    /// What it is known by.
+    digest: Digest,
+    /// What the compiler is told of it.
+    arguments: Vec<String>,
+}
+
+impl<'a> Content<'a> {
+    /// One module or component.
+    fn of(wasm: &'a File) -> Result<Self, Error> {
+        let size = size(wasm)?;
+        let digest = Digest::of(wasm, size).map_err(Error::cache("read the module"))?;
+        Ok(Self {
+            wasm,
+            arguments: vec![digest.to_string()],
+            digest,
+        })
+    }
+
+    /// Several components.
+    fn composed(wasm: &'a File, composition: &Composition) -> Result<Self, Error> {
+        size(wasm)?;
+        Ok(Self {
+            wasm,
+            arguments: composition.arguments(),
+            digest: composition.key().into(),
+        })
+    }
+}
+
+/// The length of `wasm`, which the compiler will take.
+fn size(wasm: &File) -> Result<u64, Error> {
+    let metadata = wasm.metadata().map_err(Error::cache("read the module"))?;
+    match metadata.len() {
+        size if size > MAX_WASM => Err(Error::Compile {
+            reason: format!("the module is larger than {} MiB", MAX_WASM >> 20),
+        }),
+        size => Ok(size),
     }
 }
 

@@ -18,7 +18,6 @@ use wasi_settings::{EXIT_ASYNCHRONOUS, Settings};
 
 use crate::Error;
 use crate::component::ASYNCHRONOUS;
-use crate::entry::Digest;
 
 /// How much of the child's complaint is passed on, in bytes.
 const MAX_REASON: usize = 4096;
@@ -70,11 +69,12 @@ impl Compiler {
         Self { patience, ..self }
     }
 
-    /// Compiles `wasm` into `artifact`, on this thread; when the thread ends the child does, too.
+    /// Compiles `wasm` into `artifact`, on this thread; when the thread ends the child does, too. The
+    /// `arguments` say what it is: a digest, or [`Composition::arguments`](crate::Composition).
     pub(crate) fn compile(
         &self,
         wasm: &File,
-        digest: &Digest,
+        arguments: &[String],
         settings: Settings,
         artifact: &File,
         watch: &mut dyn FnMut(Progress),
@@ -84,7 +84,7 @@ impl Compiler {
             source,
         };
         let mut run = self
-            .spawn(wasm, digest, settings, artifact)
+            .spawn(wasm, arguments, settings, artifact)
             .map_err(failed)?;
         let size = wasm.metadata().map_err(failed)?.len();
         let mut report = |elapsed| watch(Progress::Compiling { elapsed, size });
@@ -108,14 +108,15 @@ impl Compiler {
     fn spawn(
         &self,
         wasm: &File,
-        digest: &Digest,
+        arguments: &[String],
         settings: Settings,
         artifact: &File,
     ) -> io::Result<Run> {
         let mut wasm = wasm.try_clone()?;
         wasm.rewind()?;
         let child = Command::new(&self.program)
-            .args([&digest.to_string(), &settings.name()])
+            .args(arguments)
+            .arg(settings.name())
             .env_clear()
             .stdin(wasm)
             .stdout(artifact.try_clone()?)

@@ -11,7 +11,7 @@ use wasmtime_wasi_tls::p2::LinkOptions;
 
 use crate::call::Call;
 use crate::host::Host;
-use crate::{Error, Guest, filesystem};
+use crate::{Error, Guest, connections, filesystem};
 
 /// What components can import: every interface of these WASI packages.
 const WORLD: [&str; 8] = [
@@ -182,9 +182,11 @@ fn linker(
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     filesystem::add_to_component_linker(&mut linker)?;
+    connections::add_to_linker(&mut linker)?;
     if new {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         filesystem::add_to_asynchronous_linker(&mut linker)?;
+        connections::add_to_asynchronous_linker(&mut linker)?;
     }
     if imports("wasi:http", false) {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;

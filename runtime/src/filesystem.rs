@@ -116,11 +116,12 @@ impl Preopens {
 }
 
 /// How many more resources than [`Limits::handles`](crate::Limits::handles) the table takes, for what is
-/// made of files: opening the next is refused before the table is full, so that it is told as an error.
+/// made of files and sockets: opening the next is refused before the table is full, so that it is told as an
+/// error.
 pub(crate) const RESERVE: usize = 128;
 
 /// The entry that a resource will get that is made next, and whether it is within the `limit`.
-fn next_entry(table: &mut ResourceTable, limit: usize) -> Option<u32> {
+pub(crate) fn next_entry(table: &mut ResourceTable, limit: usize) -> Option<u32> {
     let probe = table.push(()).ok()?;
     let entry = probe.rep();
     table.delete(probe).ok()?;

@@ -108,7 +108,8 @@ impl Host {
                 }
             }
         }
-        let sockets = Sockets::new(guest.preopens.len(), listeners, Arc::clone(&network))?;
+        let (preopens, limit) = (guest.preopens.len(), guest.limits.handles);
+        let sockets = Sockets::new(preopens, listeners, limit, Arc::clone(&network))?;
         let trust = Trust::new(mem::take(&mut guest.authorities));
         let mut wasi = builder.build_p1();
         let preopens = Preopens::of(&mut wasi).map_err(Error::engine)?;
@@ -170,7 +171,8 @@ impl Template {
     pub(crate) fn host(&self) -> Result<Host, Error> {
         let network = Arc::clone(&self.network);
         let wasi = context(&self.guest, &network)?.build_p1();
-        let sockets = Sockets::new(0, Vec::new(), Arc::clone(&network))?;
+        let limit = self.guest.limits.handles;
+        let sockets = Sockets::new(0, Vec::new(), limit, Arc::clone(&network))?;
         let preopens = self.preopens.clone();
         let trust = self.trust.clone();
         Ok(Host::with(

@@ -15,8 +15,9 @@ use crate::Budget;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// How many resources it may hold at once: files, sockets, streams, what it polls. Many are a
-    /// descriptor of the process, and each may have buffers of some 64 KiB. To open a file beyond that is
-    /// an error of the guest's (`EMFILE`); whatever else goes beyond it ends the guest. 4,096 by default.
+    /// descriptor of the process, and each may have buffers of some 64 KiB. To open a file or a socket beyond
+    /// that is an error of the guest's (`EMFILE`, `new-socket-limit`); of what has no such error, what is
+    /// polled, it may have 128 more, and one beyond that ends it. 4,096 by default.
     pub handles: usize,
     /// How many core instances it may have, and how many memories, and how many tables. 1,000 by
     /// default; the largest components have some dozens.

@@ -33,8 +33,6 @@ pub(crate) use link::lay_over;
 
 /// The first number of an accepted socket: no process has so many descriptors.
 const FIRST: u32 = 1 << 30;
-/// How many sockets a guest may have open at once.
-const MAX_OPEN: usize = 4096;
 /// The first number after stdin, stdout and stderr.
 const FIRST_PREOPEN: u32 = 3;
 
@@ -45,6 +43,8 @@ pub(crate) struct Sockets {
     /// The number of the first of them.
     first: u32,
     open: BTreeMap<u32, Socket>,
+    /// How many may be open at once; files are counted apart.
+    limit: usize,
     network: Arc<Network>,
 }
 
@@ -83,6 +83,7 @@ impl Sockets {
     pub(crate) fn new(
         preopens: usize,
         given: Vec<TcpListener>,
+        limit: usize,
         network: Arc<Network>,
     ) -> Result<Self, Error> {
         for listener in &given {
@@ -98,6 +99,7 @@ impl Sockets {
             given,
             first: FIRST_PREOPEN.saturating_add(preopens),
             open: BTreeMap::new(),
+            limit,
             network,
         })
     }
@@ -145,7 +147,7 @@ impl Sockets {
         let Tcp::Listener(listener) = &socket.tcp else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= self.limit {
             return Err(rustix::io::Errno::MFILE.into());
         }
         let stream = loop {

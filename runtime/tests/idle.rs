@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use fixture::{Fixture, Running, args, pipe, start};
+use fixture::{Fixture, Running, pipe, start};
 use wasi_runtime::{Artifact, Budget, CpuQuota, Guest, Input, Limits, Network, Outcome};
 
 /// How long nothing may happen.
@@ -73,7 +73,11 @@ fn settle() {
 }
 
 /// A guest with a quota and a deadline, and a stdin that nobody writes to.
-fn blocked(artifact: &Artifact, budget: &Budget, stdin: &impl Fn() -> Input) -> Running {
+fn blocked(
+    (artifact, words): (&Artifact, &[&str]),
+    budget: &Budget,
+    stdin: &impl Fn() -> Input,
+) -> Running {
     let guest = Guest {
         stdin: stdin(),
         budget: budget.clone(),
@@ -82,7 +86,8 @@ fn blocked(artifact: &Artifact, budget: &Budget, stdin: &impl Fn() -> Input) -> 
             ..Limits::default()
         },
         network: Network::All,
-        ..args(["guest"])
+        args: words.iter().map(|word| (*word).to_owned()).collect(),
+        ..Guest::default()
     };
     let running = start(artifact, guest);
     running.line();
@@ -107,20 +112,27 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
         artifacts.push(fixture.real(&format!("{name}.component.wasm")));
     }
     artifacts.push(fixture.real("accept.wasm"));
+    let mut programs: Vec<(_, &[&str])> = artifacts
+        .iter()
+        .map(|artifact| (artifact, &["guest"][..]))
+        .collect();
+    let asynchronous = fixture.asynchronous("streams_p3.wasm");
+    programs.push((&asynchronous, &["guest", "sleep"]));
+    programs.push((&asynchronous, &["guest", "both"]));
     let quota = CpuQuota::new(Duration::from_millis(5), Duration::from_millis(10));
-    let guests: Vec<_> = artifacts
+    let guests: Vec<_> = programs
         .iter()
         .flat_map(|artifact| {
             let budget = Budget::default();
             budget.set_cpu(quota).unwrap();
-            [(); 3].map(|()| blocked(artifact, &budget, &stdin))
+            [(); 3].map(|()| blocked(*artifact, &budget, &stdin))
         })
         .collect();
     // One that computes, and is paused, inside of its code.
     let budget = Budget::default();
     budget.set_cpu(quota).unwrap();
     let computing = fixture.wat(&wasm::ready_then(wasm::SPIN));
-    let paused = blocked(&computing, &budget, &stdin);
+    let paused = blocked((&computing, &["guest"]), &budget, &stdin);
     paused.interrupter.pause();
     settle();
     let before = switches();

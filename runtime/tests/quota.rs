@@ -18,7 +18,7 @@ mod wasm;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use fixture::{Fixture, Running, start};
+use fixture::{Fixture, Running, args, start};
 use wasi_runtime::{Budget, CpuQuota, Guest, Outcome, Usage};
 
 /// Only a hang takes it.
@@ -91,6 +91,34 @@ fn guests_of_a_budget_share_its_quota() {
     assert!(throttling.throttled >= 10, "{throttling:?}");
     assert!(throttling.periods >= 50, "{throttling:?}");
     assert!(throttling.time >= PERIOD * 20, "{throttling:?}");
+    for guest in guests {
+        assert_eq!(guest.kill().outcome, Outcome::Killed);
+    }
+}
+
+/// One that computes in an asynchronous function, which the host waits for as it does for all others.
+#[test]
+fn guests_of_wasi_0_3_keep_their_quota() {
+    let _alone = ALONE.lock();
+    let artifact = Fixture::new().asynchronous("streams_p3.wasm");
+    let budget = Budget::default();
+    budget.set_cpu(quota()).unwrap();
+    let guests = [(); 2].map(|()| {
+        let guest = Guest {
+            budget: budget.clone(),
+            ..args(["streams", "spin"])
+        };
+        let running = start(&artifact, guest);
+        running.line();
+        running
+    });
+    let usage = budget.usage();
+    stays_within(&usage, Instant::now());
+    assert!(
+        usage.throttling().throttled >= 10,
+        "{:?}",
+        usage.throttling()
+    );
     for guest in guests {
         assert_eq!(guest.kill().outcome, Outcome::Killed);
     }

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use wasi_bundles::{Blob, LayersError, Step};
+use wasi_runtime::{Composition, Part};
 
 use self::messages::{
     ContainerAnswer, ContainerQuery, ContentPart, ContentQuery, ImageAnswer, ImageQuery,
@@ -111,11 +112,11 @@ pub struct ContentStore {
     runtime: Handle,
 }
 
-/// The wasm layer that is a container's program.
+/// The wasm layer that is a container's program, or several that are it together.
 #[derive(Debug)]
 pub struct Layer {
-    /// What it is.
-    pub blob: Blob,
+    /// What it is: one at least.
+    pub blobs: Vec<Blob>,
     /// The image, by its name in containerd.
     pub image: String,
     store: ContentStore,
@@ -153,9 +154,9 @@ impl ContentStore {
             self.read(&channel, &blob, DOCUMENT, &mut document)?;
             blob = match blob.look(&document)? {
                 Step::Read(next) => next,
-                Step::Program(blob) => {
+                Step::Program(blobs) => {
                     return Ok(Some(Layer {
-                        blob,
+                        blobs,
                         image,
                         store: self.clone(),
                         channel,
@@ -240,8 +241,8 @@ impl ContentStore {
         loop {
             // The task says when all has arrived; without a word it was dropped with its runtime.
             let data = match arriving.blocking_recv() {
-                Some(Part::Data(data)) => data,
-                Some(Part::End(end)) => break end?,
+                Some(Piece::Data(data)) => data,
+                Some(Piece::End(end)) => break end?,
                 None => return Err(ContentError::Ending),
             };
             length += data.len() as u64;
@@ -280,7 +281,8 @@ impl ContentStore {
 }
 
 impl Layer {
-    /// Its content, in an unnamed file in memory. Blocks, as [`ContentStore::layer`] does.
+    /// Its content, one blob after the other, in an unnamed file in memory. Blocks, as
+    /// [`ContentStore::layer`] does.
     ///
     /// # Errors
     ///
@@ -288,20 +290,34 @@ impl Layer {
     pub fn file(&self, limit: u64) -> Result<File, ContentError> {
         let memory = rustix::fs::memfd_create("wasm layer", MemfdFlags::CLOEXEC);
         let mut file = File::from(memory.map_err(|errno| ContentError::Memory(errno.into()))?);
-        self.store
-            .read(&self.channel, &self.blob, limit, &mut file)?;
+        let mut left = limit;
+        for blob in &self.blobs {
+            self.store.read(&self.channel, blob, left, &mut file)?;
+            left -= blob.size();
+        }
         Ok(file)
+    }
+
+    /// What its blobs have to be composed by, if they are several.
+    #[must_use]
+    pub fn composition(&self) -> Option<Composition> {
+        let part = |blob: &Blob| Part {
+            sha256: *blob.sha256(),
+            size: blob.size(),
+            name: blob.title().map(str::to_owned),
+        };
+        (self.blobs.len() > 1).then(|| Composition::new(self.blobs.iter().map(part).collect()))
     }
 }
 
 /// What the task that reads has to say.
-enum Part {
+enum Piece {
     Data(Vec<u8>),
     End(Result<(), ContentError>),
 }
 
 /// On the control runtime: hands over the parts of a blob as they arrive, until nobody wants them.
-async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Sender<Part>) {
+async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Sender<Piece>) {
     let relay = async {
         let digest = blob.digest();
         let query = ContentQuery {
@@ -334,11 +350,11 @@ async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Send
             let Some(part) = next.map_err(silent)?.map_err(failed)? else {
                 return Ok(());
             };
-            if parts.send(Part::Data(part.data)).await.is_err() {
+            if parts.send(Piece::Data(part.data)).await.is_err() {
                 return Ok(());
             }
         }
     };
     let end = relay.await;
-    drop(parts.send(Part::End(end)).await);
+    drop(parts.send(Piece::End(end)).await);
 }

@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use wasi_bundles::{Entrypoint, Error as Fault, Plan, Process};
+use wasi_bundles::{Blob, Entrypoint, Error as Fault, Plan, Process};
 use wasi_runtime::{Artifact, Guest, Prepared};
 
 use crate::Error;
@@ -42,14 +42,19 @@ pub struct Image {
 }
 
 impl Program {
-    /// Finds the program of a container's first process.
+    /// Finds the program of a container's first process: the file that was `found`, or, where there is
+    /// none, the layer.
     ///
     /// # Errors
     ///
     /// [`Error::Entrypoint`]; [`Error::Image`] when there is no such file, and the image should
     /// have had the program and does not.
-    pub fn find(root: BorrowedFd<'_>, process: &Process, image: &Image) -> Result<Self, Error> {
-        let missing = match Entrypoint::resolve(root, process) {
+    pub fn find(
+        found: Result<Entrypoint, Fault>,
+        process: &Process,
+        image: &Image,
+    ) -> Result<Self, Error> {
+        let missing = match found {
             Ok(entrypoint) => return Ok(Self::file(entrypoint)),
             Err(missing) => missing,
         };
@@ -67,11 +72,16 @@ impl Program {
                 });
             }
         };
-        log::debug!("{} of image {} is the program", layer.blob, layer.image);
-        let name = if name.is_empty() {
-            layer.blob.title().unwrap_or("layer")
-        } else {
-            name
+        let blobs: Vec<String> = layer.blobs.iter().map(Blob::to_string).collect();
+        log::debug!(
+            "{} of image {} is the program",
+            blobs.join(" and "),
+            layer.image
+        );
+        let name = match (name, layer.blobs.as_slice()) {
+            ("", [blob]) => blob.title().unwrap_or("layer"),
+            ("", _) => "layers",
+            (name, _) => name,
         };
         Ok(Self {
             path: name.to_owned(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use wasi_bundles::Kind;
-use wasi_runtime::{Artifact, Cache, Compiler, Engine, Origin, Pool, Progress};
+use wasi_runtime::{Artifact, Cache, Compiler, Engine, Loaded, Origin, Pool, Progress};
 
 use crate::content::Layer;
 use crate::{Error, StartError};
@@ -95,28 +95,7 @@ impl Programs {
     ) -> Result<Artifact, Error> {
         let (_, cache) = self.engine_and_cache()?;
         let engine = self.engine_for(kind, wasi_0_3)?;
-        let loaded = cache
-            .load_watched(engine, file, &mut |progress| tell(path, progress))
-            .map_err(|source| Error::Program {
-                path: path.to_owned(),
-                source,
-            })?;
-        match loaded.origin {
-            Origin::Mapped => {}
-            Origin::Compiled {
-                took,
-                replaced: None,
-            } => {
-                log::info!("compiled {path} in {took:.1?}");
-            }
-            Origin::Compiled {
-                took,
-                replaced: Some(damage),
-            } => log::warn!(
-                "compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}"
-            ),
-        }
-        Ok(loaded.artifact)
+        loaded(path, |watch| cache.load_watched(engine, file, watch))
     }
 
     /// The code of a wasm layer that is called `path`. Its content is read only if the cache has no code
@@ -129,7 +108,12 @@ impl Programs {
         let (_, cache) = self.engine_and_cache()?;
         // What it is only its content says. A module of a container with WASI 0.3 is read each time.
         let engine = self.engine_for(Kind::Component, wasi_0_3)?;
-        let known = cache.find(engine, layer.blob.sha256());
+        let composition = layer.composition();
+        let key = match &composition {
+            Some(composition) => composition.key(),
+            None => *layer.blobs[0].sha256(),
+        };
+        let known = cache.find(engine, &key);
         if let Some(artifact) = known.map_err(Error::Engine)? {
             return Ok(artifact);
         }
@@ -139,7 +123,12 @@ impl Programs {
                 image: layer.image.clone(),
                 source: Box::new(source),
             })?;
-        self.load(path, &file, kind(&file), wasi_0_3)
+        match composition {
+            Some(composition) => loaded(path, |watch| {
+                cache.load_composed(engine, &composition, &file, watch)
+            }),
+            None => self.load(path, &file, kind(&file), wasi_0_3),
+        }
     }
 
     /// `service`, with room for the instances of `requests` at once made in advance, as long as there is room. It
@@ -199,6 +188,33 @@ impl Programs {
                     .get_or_init(|| (engine, cache.limit(self.cache.limit))))
             })
     }
+}
+
+/// The code of `path` that `load` loads; the log says how.
+fn loaded(
+    path: &str,
+    load: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<Loaded, wasi_runtime::Error>,
+) -> Result<Artifact, Error> {
+    let loaded = load(&mut |progress| tell(path, progress)).map_err(|source| Error::Program {
+        path: path.to_owned(),
+        source,
+    })?;
+    match loaded.origin {
+        Origin::Mapped => {}
+        Origin::Compiled {
+            took,
+            replaced: None,
+        } => {
+            log::info!("compiled {path} in {took:.1?}");
+        }
+        Origin::Compiled {
+            took,
+            replaced: Some(damage),
+        } => {
+            log::warn!("compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}")
+        }
+    }
+    Ok(loaded.artifact)
 }
 
 /// Says what the Create of a container waits for.

@@ -49,7 +49,8 @@ fn index_of(entries: &[(&str, &str)]) -> Result<Step, LayersError> {
 
 fn chosen(step: Step) -> String {
     match step {
-        Step::Read(blob) | Step::Program(blob) => blob.digest(),
+        Step::Read(blob) => blob.digest(),
+        Step::Program(blobs) => blobs.iter().map(Blob::digest).collect::<Vec<_>>().join(" "),
         Step::Nothing => "nothing".to_owned(),
     }
 }
@@ -82,17 +83,30 @@ fn files_beside_a_wasm_layer_are_passed_over() {
 }
 
 #[test]
-fn several_wasm_layers_are_named() {
+fn several_wasm_layers_are_the_program_together() {
     let mut titled = descriptor("application/wasm", '1');
     titled["annotations"] = json!({ "org.opencontainers.image.title": "a.wasm" });
     let layers = [titled, descriptor("application/wasm", '2')];
-    let error = manifest_of("application/vnd.wasm.config.v0+json", &layers).unwrap_err();
-    let text = error.to_string();
-    assert!(
-        text.starts_with("it has 2 wasm layers (a.wasm (sha256:1"),
-        "{text}"
+    let step = manifest_of("application/vnd.wasm.config.v0+json", &layers).unwrap();
+    assert_eq!(
+        chosen(step.clone()),
+        format!("{} {}", digest('1'), digest('2'))
     );
-    assert!(text.contains(&digest('2')), "{text}");
+    let Step::Program(blobs) = step else {
+        panic!("{step:?}");
+    };
+    assert_eq!(blobs[0].title(), Some("a.wasm"));
+}
+
+#[test]
+fn layers_beyond_a_number_are_refused() {
+    let layers = vec![descriptor("application/wasm", '1'); MAX_LAYERS + 1];
+    let error = manifest_of("application/vnd.wasm.config.v0+json", &layers).unwrap_err();
+    assert!(
+        error.to_string().starts_with("it has 33 wasm layers"),
+        "{error}"
+    );
+    manifest_of("application/vnd.wasm.config.v0+json", &layers[1..]).unwrap();
 }
 
 #[test]

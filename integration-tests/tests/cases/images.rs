@@ -22,7 +22,8 @@ cases![
     an_export_of_a_layer_runs,
     a_compiled_layer_is_not_read_again,
     a_lost_blob_is_named_with_the_way_out,
-    several_layers_are_refused_by_name,
+    components_in_several_layers_are_composed,
+    layers_that_do_not_fit_are_refused_by_name,
     a_plugin_is_named_as_one,
     a_file_wins_over_a_layer,
     an_image_without_wasm_says_what_is_missing,
@@ -260,19 +261,48 @@ fn a_lost_blob_is_named_with_the_way_out(containerd: &Containerd) -> Result<()> 
     )
 }
 
-fn several_layers_are_refused_by_name(containerd: &Containerd) -> Result<()> {
-    let (one, two) = (guests::writes("one")?, guests::writes("two")?);
-    let task = made_from(containerd, "several", &["app.wasm"], |name| {
-        Layout::of(name, artifact(&one).layer("application/wasm", &two))
+/// The versions of the interface between them differ. Once compiled, neither layer is needed.
+fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<()> {
+    let (program, library) = (guests::named("greets")?, guests::named("greeter")?);
+    for id in ["composed-1", "composed-2"] {
+        let task = made_from(containerd, id, &["greets.wasm", "you", "all"], |name| {
+            Layout::of(name, artifact(&library).layer(LAYERS[2], &program))
+        })?;
+        if id == "composed-2" {
+            lose(containerd, &program)?;
+            lose(containerd, &library)?;
+        }
+        let lines = "a greeter that says hello\nhello you\nhello all\n";
+        writes(containerd, &task, lines)?;
+    }
+    Ok(())
+}
+
+fn layers_that_do_not_fit_are_refused_by_name(containerd: &Containerd) -> Result<()> {
+    let (program, module) = (guests::named("greets")?, guests::writes("a module")?);
+    let other = guests::named("hello.component")?;
+    for (number, (other, text)) in [
+        (
+            &module,
+            "is no component, and only components can be composed",
+        ),
+        (&other, "several of its layers are programs (sha256:"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let task = made_from(
+            containerd,
+            &format!("unfit-{number}"),
+            &["app.wasm"],
+            |name| Layout::of(name, artifact(&program).layer("application/wasm", other)),
+        )?;
+        fails(&task, &["sha256:", text])?;
+    }
+    let task = made_from(containerd, "unfit-alone", &["app.wasm"], |name| {
+        Layout::of(name, artifact(&program))
     })?;
-    fails(
-        &task,
-        &[
-            "has no file `app.wasm`",
-            "it has 2 wasm layers (sha256:",
-            "compose them",
-        ],
-    )
+    fails(&task, &["guests:greetings/greetings@1.0.0"])
 }
 
 fn a_plugin_is_named_as_one(containerd: &Containerd) -> Result<()> {

@@ -1,10 +1,13 @@
-//! `containerd-shim-wasi-compile SHA256 SETTINGS`: wasm on stdin, a wasmtime artifact on stdout.
+//! `containerd-shim-wasi-compile SHA256 SETTINGS`: wasm on stdin, a wasmtime artifact on stdout. With
+//! `SHA256:SIZE:NAME` for each of several components, that are on stdin one after the other, instead of one
+//! digest: they are composed into one first.
 //!
 //! Compiling a stranger's module is the riskiest work there is for the shim: it takes gigabytes, may
 //! take minutes, and upstream does not count a crash of the compiler as a vulnerability. So it runs
 //! here, in a child that has two descriptors, no privileges, few system calls and hard limits, and that
 //! dies with the thread that asked for it. What is wrong with the module is said on stderr, in one line.
 
+mod composition;
 mod filter;
 
 use std::io::{Read, Write};
@@ -32,11 +35,11 @@ const ASYNCHRONOUS: &str = "requires the component model async";
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
-    let done = order().and_then(|(digest, settings)| {
+    let done = order().and_then(|(order, settings)| {
         confine()?;
         let engine = prepare(settings)?;
         filter::install()?;
-        compile(&engine, &digest)
+        compile(&engine, &order)
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,15 +55,55 @@ fn main() -> ExitCode {
     }
 }
 
-/// The digest of the module, and what its machine code is to be made for.
-fn order() -> Result<(String, Settings), String> {
-    let mut args = std::env::args().skip(1);
-    let digest = args.next();
-    let settings = args.next().as_deref().and_then(Settings::from_name);
-    digest.zip(settings).ok_or_else(|| {
-        "usage: containerd-shim-wasi-compile SHA256 fence|epoch[-async] < wasm > artifact"
+/// What is on stdin.
+#[derive(Debug)]
+enum Order {
+    /// Wasm with this digest.
+    One(String),
+    /// Components to be composed.
+    Several(Vec<Part>),
+}
+
+/// One of several components.
+#[derive(Debug)]
+struct Part {
+    digest: String,
+    size: usize,
+    /// What people know it by.
+    name: String,
+}
+
+/// What is on stdin, and what its machine code is to be made for.
+fn order() -> Result<(Order, Settings), String> {
+    let mut args = std::env::args().skip(1).collect::<Vec<_>>();
+    let settings = args.pop().as_deref().and_then(Settings::from_name);
+    let order = match args.as_slice() {
+        [digest] if !digest.contains(':') => Some(Order::One(digest.clone())),
+        parts => {
+            let parts: Option<Vec<Part>> = parts.iter().map(|part| Part::parse(part)).collect();
+            parts.filter(|parts| !parts.is_empty()).map(Order::Several)
+        }
+    };
+    order.zip(settings).ok_or_else(|| {
+        "usage: containerd-shim-wasi-compile SHA256 fence|epoch[-async] < wasm > artifact, or with \
+         SHA256:SIZE:NAME for each of several components"
             .to_owned()
     })
+}
+
+impl Part {
+    fn parse(argument: &str) -> Option<Self> {
+        let mut parts = argument.splitn(3, ':');
+        let (digest, size, name) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            digest: digest.to_owned(),
+            size: size.parse().ok()?,
+            name: match name {
+                "" => format!("sha256:{digest}"),
+                name => format!("{name} (sha256:{digest})"),
+            },
+        })
+    }
 }
 
 /// Gives up everything but stdin, stdout and stderr. Before the first byte of the module is read.
@@ -118,7 +161,7 @@ fn prepare(settings: Settings) -> Result<Engine, String> {
         .map_err(|error| format!("cannot make an engine: {error:#}"))
 }
 
-fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
+fn compile(engine: &Engine, order: &Order) -> Result<(), String> {
     let mut wasm = Vec::new();
     std::io::stdin()
         .lock()
@@ -128,12 +171,13 @@ fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
     if wasm.len() as u64 > MAX_WASM {
         return Err(format!("the module is larger than {} MiB", MAX_WASM >> 20));
     }
-    let digest = hex(&Sha256::digest(&wasm));
-    if digest != expected {
-        return Err(format!(
-            "the module changed while it was read: sha256 {digest} where {expected} was expected"
-        ));
-    }
+    let wasm = match order {
+        Order::One(digest) => {
+            check(&wasm, digest)?;
+            wasm
+        }
+        Order::Several(parts) => composed(&wasm, parts)?,
+    };
     let artifact = if is_component(&wasm) {
         engine.precompile_component(&wasm)
     } else {
@@ -149,6 +193,33 @@ fn compile(engine: &Engine, expected: &str) -> Result<(), String> {
     std::io::stdout()
         .write_all(&artifact)
         .map_err(|error| format!("cannot write the artifact: {error}"))
+}
+
+fn check(wasm: &[u8], expected: &str) -> Result<(), String> {
+    let digest = hex(&Sha256::digest(wasm));
+    if digest == expected {
+        return Ok(());
+    }
+    Err(format!(
+        "the module changed while it was read: sha256 {digest} where {expected} was expected"
+    ))
+}
+
+/// The one component that `parts`, whose bytes are `wasm`, are together.
+fn composed(mut wasm: &[u8], parts: &[Part]) -> Result<Vec<u8>, String> {
+    let mut layers = Vec::new();
+    for Part { digest, size, name } in parts {
+        let (layer, rest) = wasm
+            .split_at_checked(*size)
+            .ok_or_else(|| format!("layer {name} is shorter than {size} bytes"))?;
+        check(layer, digest)?;
+        layers.push(composition::Layer { name, wasm: layer });
+        wasm = rest;
+    }
+    if !wasm.is_empty() {
+        return Err(format!("{} bytes follow the last layer", wasm.len()));
+    }
+    composition::compose(&layers)
 }
 
 /// What the compiler says, and in words of ours where its own do not tell what to do.

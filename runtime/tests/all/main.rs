@@ -12,6 +12,8 @@ mod cache_folder;
 mod command;
 mod compile_child;
 mod compiling;
+mod composed;
+mod connections;
 mod eviction;
 mod exports;
 mod files;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The record in the bundle.
 const RECORD: &str = "cgroups.json";
-/// The kernel takes a moment to take a thread that has ended out of its cgroup.
+/// The kernel takes a moment to take a thread that has ended out of its cgroup, and a process that moves.
 const LEAVE: Duration = Duration::from_millis(500);
 
 /// Writes down, for [`sweep`], what is about to be made.
@@ -18,14 +18,15 @@ pub(super) fn record(bundle: &Path, made: &[PathBuf]) -> io::Result<()> {
     fs::rename(temporary, bundle.join(RECORD))
 }
 
-/// Removes what the shim of `bundle`, which is gone, has made. What is in use stays.
+/// Removes what the shim of `bundle`, which is gone, has made. What is in use stays; a hook that the shim was
+/// starting when it was killed is about to leave.
 pub fn sweep(bundle: &Path) {
     let Ok(text) = fs::read(bundle.join(RECORD)) else {
         return;
     };
     let made: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
     for folder in made.iter().rev() {
-        drop(fs::remove_dir(folder));
+        remove(folder);
     }
 }
 

@@ -4,7 +4,7 @@
 use wasi_bundles::{Mount, Plan};
 
 use super::thread::{Made, deliver};
-use super::{namespaces, require_not_for_linux};
+use super::{namespaces, unless_for_linux};
 use crate::Error;
 use crate::rootfs::Rootfs;
 
@@ -23,7 +23,7 @@ impl Probe {
         let probed = deliver(id, move || {
             namespaces::enter(&self.plan)?;
             Rootfs::mount(&self.plan, &self.layers, |tree| {
-                require_not_for_linux(tree, &self.plan)
+                unless_for_linux(tree, &self.plan).map(drop)
             })?;
             Ok(Made::holder())
         });
