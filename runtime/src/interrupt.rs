@@ -28,37 +28,23 @@
 //! for orders after that; so either it sees the order, or who gave the order sees that it has to go on.
 
 mod guarded;
+mod switch;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::Thread;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use self::guarded::Guarded;
+pub(crate) use self::switch::Switch;
+use self::switch::{HELD, IN, KILL, PAUSE, THROTTLE};
 use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
-use crate::fence::{Fence, Spot, wait, wake};
+use crate::fence::{Fence, wait, wake};
 use crate::urgency::Urgency;
-
-/// Orders, which a guest may have several of: it may not run until it is resumed.
-const PAUSE: u32 = 1;
-/// It may not run any more.
-const KILL: u32 = 2;
-/// It may not run until its quota allows it.
-const THROTTLE: u32 = 4;
-
-/// Where a guest is: not inside of a poll.
-const OUT: u32 = 0;
-/// Inside of a poll.
-const IN: u32 = 1;
-/// Inside of a poll, kept from going on by the fence.
-const HELD: u32 = 2;
-/// Inside of a poll, made to trap by the fence.
-const DIVERTED: u32 = 3;
 
 /// How long the caller of an order waits itself, before it leaves the rest to a thread.
 const AT_ONCE: Duration = Duration::from_micros(300);
@@ -110,23 +96,6 @@ impl fmt::Debug for Means {
     }
 }
 
-/// What a guest was ordered, and where it is.
-#[derive(Debug, Default)]
-pub(crate) struct Switch {
-    orders: AtomicU32,
-    place: AtomicU32,
-    /// Whether quotas are to leave it alone.
-    exempt: AtomicBool,
-    waker: AtomicWaker,
-    urgency: Urgency,
-    /// The thread of a service, for a request that it is serving. What is ordered there holds here.
-    above: Option<Arc<Self>>,
-    /// Whether somebody sees to it that orders are obeyed: one thread does for all of them.
-    insisting: AtomicBool,
-    /// The thread of its quota.
-    watcher: OnceLock<Thread>,
-}
-
 impl Interrupter {
     pub(crate) fn new(means: Means) -> Self {
         Self {
@@ -167,7 +136,8 @@ impl Interrupter {
     /// Ends the guest at its next instruction; returns at once, the outcome follows.
     ///
     /// Before the guest runs it will end without having run; after its end nothing happens.
-    /// Where the process may (`CAP_SYS_NICE`), the thread that polls it has a higher priority from then on.
+    /// Where the process may (`CAP_SYS_NICE`), the thread that polls it has a higher priority from then on
+    /// (nice -10), and one that [ends with it](crate::Prepared::ends_its_thread) that of a real-time thread.
     pub fn kill(&self) {
         self.switch.urgency.hasten();
         self.order(KILL);
@@ -243,6 +213,11 @@ impl Interrupter {
         self.withdraw(THROTTLE);
     }
 
+    /// The urgency of the thread that polls the guest.
+    pub(crate) fn urgency(&self) -> &Urgency {
+        &self.switch.urgency
+    }
+
     /// Whether it is an interrupter of the same guest.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.switch, &other.switch)
@@ -255,6 +230,8 @@ impl Interrupter {
 
     fn order(&self, order: u32) {
         self.switch.orders.fetch_or(order, SeqCst);
+        // One that waits in the host is woken as what it will be.
+        self.switch.hurry();
         self.switch.notify();
         // Whoever gives orders has others to give: it does not stand in the line of a fence.
         self.use_means(AT_ONCE, false);
@@ -282,6 +259,8 @@ impl Interrupter {
                     wait(&self.switch.place, IN, Some(TURN));
                 }
             }
+            // It may have obeyed just after its urgency was taken back.
+            self.switch.hurry();
             self.switch.insisting.store(false, SeqCst);
             // Who gave an order just before left it to this one.
             if !self.switch.takes_insisting() {
@@ -306,8 +285,9 @@ impl Interrupter {
         }
         match &self.means {
             Means::Fence(fence) => fence.raise(patient, &switch.place, IN, || {
-                let _urgent = switch.urgency.raise(|| switch.is_defying());
-                wait(&switch.place, IN, Some(time));
+                let defies = || switch.is_defying();
+                let stop = || wait(&switch.place, IN, Some(time));
+                switch.urgency.during(defies, stop, || switch.is_done());
             }),
             Means::Epoch(engine, _) => {
                 engine.0.increment_epoch();
@@ -319,78 +299,5 @@ impl Interrupter {
     /// Polls `guest` until it is done, or until it is killed: then `None`, and `guest` is dropped.
     pub(crate) async fn guard<F: Future>(&self, guest: F) -> Option<F::Output> {
         Guarded::new(guest, &self.switch).await
-    }
-}
-
-impl Switch {
-    /// Whether the guest goes on against an order, or could yet: one that is held has not ended.
-    fn is_defying(&self) -> bool {
-        let orders = self.orders.load(SeqCst);
-        match self.place.load(SeqCst) {
-            IN => orders != 0,
-            HELD => orders & KILL != 0,
-            _ => false,
-        }
-    }
-
-    /// Whether there is an order to insist on, and nobody who does: then the caller has to.
-    fn takes_insisting(&self) -> bool {
-        self.is_defying() && !self.insisting.swap(true, SeqCst)
-    }
-
-    /// The orders have changed.
-    fn notify(&self) {
-        self.waker.wake();
-        wake(&self.orders);
-        if let Some(above) = &self.above {
-            // Who is held there looks here, too.
-            wake(&above.orders);
-        }
-    }
-
-    /// What was ordered to the thread of a service.
-    fn orders_above(&self) -> u32 {
-        let above = self.above.as_ref();
-        above.map_or(0, |above| above.orders.load(SeqCst))
-    }
-
-    /// Nobody waits for the place but who gave an order, and looks at it after that.
-    fn be(&self, place: u32) {
-        self.place.store(place, SeqCst);
-        if self.orders.load(SeqCst) != 0 {
-            wake(&self.place);
-        }
-    }
-
-    /// What to do with a guest that faulted at `spot`, at the fence: go on there (`None`), or somewhere
-    /// else. Returns when it may. Async-signal-safe.
-    pub(crate) fn at_fence(&self, fence: &Fence, spot: Spot) -> Option<usize> {
-        loop {
-            let (own, above) = (self.orders.load(SeqCst), self.orders_above());
-            let orders = own | above;
-            if orders & KILL != 0 {
-                let landing = fence.landing_from(spot);
-                if landing.is_some() {
-                    self.be(DIVERTED);
-                    if let Some(thread) = &self.above
-                        && above & KILL != 0
-                    {
-                        thread.be(DIVERTED);
-                    }
-                    return landing;
-                }
-            }
-            if orders == 0 || orders & KILL != 0 {
-                fence.wait_down();
-                return None;
-            }
-            // A request is only ever ordered to end, so it is the thread's order that it is held for.
-            let holder = self.above.as_deref().unwrap_or(self);
-            let order = if self.above.is_some() { above } else { own };
-            holder.be(HELD);
-            holder.urgency.end();
-            wait(&holder.orders, order, None);
-            holder.be(IN);
-        }
     }
 }

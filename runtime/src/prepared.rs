@@ -32,6 +32,9 @@ pub struct Prepared {
     stderr: Output,
 }
 
+/// Memory that takes the kernel some milliseconds to take back, in bytes.
+const MUCH: u64 = 64 << 20;
+
 /// What there is to do.
 enum Program {
     /// To call it once.
@@ -105,6 +108,16 @@ impl Prepared {
         self.interrupter.clone()
     }
 
+    /// The thread that runs it ends when it has ended. So that this is soon after a kill, however many others
+    /// compute, it is a real-time thread (`SCHED_FIFO`) from then on, where the process may have those, unless it is
+    /// a service or has much memory to give back. What it does after [`Self::run`] has to be short.
+    pub fn ends_its_thread(&self) {
+        // The requests of a service hold whatever they may.
+        if matches!(self.program, Program::Called(..)) {
+            self.interrupter.urgency().dedicate();
+        }
+    }
+
     /// What the guests of its budget use.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -133,7 +146,11 @@ impl Prepared {
         // Its files and sockets are closed before anybody hears of its end.
         let ended = match program {
             Program::Called(mut store, call) => {
-                budget.run(call.run(&mut store), &interrupter).await
+                let ended = budget.run(call.run(&mut store), &interrupter).await;
+                if budget.usage().memory() > MUCH {
+                    interrupter.urgency().end();
+                }
+                ended
             }
             Program::Serving(team) => team.run(&interrupter).await.map(|()| Ok(0)),
         };
@@ -157,6 +174,7 @@ impl Prepared {
             let finished = interrupter.guard(timeout(TAKE, finish)).await;
             finished.and_then(Result::ok)
         };
+        interrupter.urgency().gone();
         outcome
     }
 }

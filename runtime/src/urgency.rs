@@ -8,8 +8,10 @@
 //! others (nice(2)) for as long as they live: they do little and sleep, and a quota is kept as exactly as they
 //! are punctual. They are no real-time threads, as a process that has one can join few cgroups of version 1.
 //!
-//! A guest that is killed has a thread with much to do yet, none of it the guest's: that one is not urgent, but
-//! weighs as much from then on.
+//! A guest that is killed has a thread with some things to do yet, none of them the guest's. That one weighs as
+//! much from then on, and where it ends with its guest ([`Urgency::last`]) it is urgent to its end: as an ordinary
+//! one it would be behind by the time that the guest had before its turn, which among fifty that compute is a
+//! tenth of a second. What it does is short, but for giving back much memory: that is done as an ordinary one.
 //!
 //! What an urgent thread starts is ordinary: `SCHED_RESET_ON_FORK`. It is never taken back, as that needs the
 //! privilege, which a guest's thread may have given up since.
@@ -28,6 +30,8 @@ pub(crate) struct Urgency {
     /// Never unset: once there was an order the thread ends its urgency itself, too, when it has obeyed, so
     /// that what it does then is done as an ordinary one.
     ever: AtomicBool,
+    /// Whether the thread ends with its guest.
+    dedicated: AtomicBool,
 }
 
 impl Urgency {
@@ -39,14 +43,47 @@ impl Urgency {
         }
     }
 
-    /// Makes the thread urgent, if it still defies an order, until what is returned is dropped.
-    pub(crate) fn raise(&self, defies: impl Fn() -> bool) -> Option<Urgent> {
+    /// The thread ends with its guest, and does nothing else.
+    pub(crate) fn dedicate(&self) {
+        self.dedicated.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_dedicated(&self) -> bool {
+        self.dedicated.load(SeqCst)
+    }
+
+    /// The thread polls the guest no more; it is somebody else's, or ends.
+    pub(crate) fn gone(&self) {
+        self.thread.store(0, SeqCst);
+    }
+
+    /// Makes the thread urgent during `meanwhile`, if it still defies an order, and until its end if it is
+    /// `done` with its guest by then.
+    pub(crate) fn during(
+        &self,
+        defies: impl Fn() -> bool,
+        meanwhile: impl FnOnce(),
+        done: impl Fn() -> bool,
+    ) {
         self.ever.store(true, SeqCst);
         let thread = self.thread.load(SeqCst);
-        (thread != 0 && defies()).then(|| {
+        if thread == 0 || !defies() {
+            return meanwhile();
+        }
+        schedule(thread, libc::SCHED_FIFO, 1);
+        meanwhile();
+        if !done() {
+            schedule(thread, libc::SCHED_OTHER, 0);
+        }
+    }
+
+    /// Makes the thread urgent to its end: it will not run its guest any more.
+    pub(crate) fn last(&self) {
+        self.ever.store(true, SeqCst);
+        let thread = self.thread.load(SeqCst);
+        if thread != 0 {
             schedule(thread, libc::SCHED_FIFO, 1);
-            Urgent(thread)
-        })
+        }
     }
 
     /// The calling thread has obeyed. Async-signal-safe.
@@ -56,8 +93,7 @@ impl Urgency {
         }
     }
 
-    /// The guest ends: its thread has a tenfold weight for what is left to do, which is the host's. Until then it
-    /// would have several turns among others.
+    /// The guest ends: its thread has a tenfold weight for what is left to do, which is the host's.
     pub(crate) fn hasten(&self) {
         let thread = rustix::process::Pid::from_raw(self.thread.load(SeqCst));
         if let Some(thread) = thread {
@@ -70,16 +106,6 @@ impl Urgency {
     pub(crate) fn of_orders() {
         schedule(0, libc::SCHED_OTHER, 0);
         let _hastened = setpriority_process(None, HASTE);
-    }
-}
-
-/// A thread that comes before others.
-#[derive(Debug)]
-pub(crate) struct Urgent(i32);
-
-impl Drop for Urgent {
-    fn drop(&mut self) {
-        schedule(self.0, libc::SCHED_OTHER, 0);
     }
 }
 

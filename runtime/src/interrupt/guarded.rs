@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll};
 
-use super::{DIVERTED, IN, KILL, OUT, Switch};
+use super::switch::{DIVERTED, IN, KILL, OUT, Switch};
 
 /// A guest, which is polled while it may run.
 pub(super) struct Guarded<'a, F> {
@@ -78,6 +78,8 @@ impl<'a> Polled<'a> {
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
         self.0.be(OUT);
-        self.0.urgency.end();
+        if !self.0.is_done() {
+            self.0.urgency.end();
+        }
     }
 }

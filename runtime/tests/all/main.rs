@@ -35,4 +35,5 @@ mod sharing;
 mod stdio;
 mod streams;
 mod tls;
+mod urgency;
 mod wasm;

@@ -156,6 +156,7 @@ pub(super) fn thread_id() -> u32 {
 
 /// On the container's thread: polls the guest to its end.
 fn run(prepared: Prepared, runtime: Runtime, pool: &Pool, crew: Crew) -> Outcome {
+    prepared.ends_its_thread();
     let crew = crew.release();
     let outcome = runtime.block_on(prepared.run());
     crew.join();
