@@ -26,6 +26,7 @@ mod imports;
 mod interrupt;
 mod limits;
 mod locate;
+mod middleware;
 mod network;
 mod preempt;
 mod serve;
