@@ -26,6 +26,12 @@ pub struct HttpOptions {
     pub access_log: bool,
     /// `http-metrics`: where metrics are shown; nowhere if `None`.
     pub metrics: Option<SocketAddr>,
+    /// `http-upstream`: what middleware passes requests on to; see [`Self::upstream`].
+    pub upstream: Option<(String, u16)>,
+    /// `http-config`: what middleware is configured with.
+    pub config: Option<String>,
+    /// `http-buffer-bytes`: how much of a body is held for middleware.
+    pub buffer_bytes: usize,
     /// `http-grace`: how long requests may go on after the first signal that is to end the service.
     pub grace: Duration,
 }
@@ -41,6 +47,9 @@ impl Default for HttpOptions {
             idle_timeout: Duration::from_secs(60),
             access_log: false,
             metrics: None,
+            upstream: None,
+            config: None,
+            buffer_bytes: 1 << 20,
             grace: Duration::from_secs(30),
         }
     }
@@ -48,11 +57,37 @@ impl Default for HttpOptions {
 
 /// The variable that runwasi's wasmtime shim reads.
 const VARIABLE: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
+/// The variable that names the upstream of middleware.
+const UPSTREAM: &str = "HTTP_WASM_UPSTREAM";
 /// Where a service listens that is told nothing: the default of runwasi, and of `wasmtime serve`.
 const ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8080);
 
 impl HttpOptions {
+    /// The host and port that middleware passes the requests of `process` on to: as its annotation says, or its
+    /// variable `HTTP_WASM_UPSTREAM`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidVariable`].
+    pub fn upstream(&self, process: &Process) -> Result<Option<(String, u16)>, Error> {
+        let mut variables = process.env.iter();
+        let variable = variables.find(|(name, _)| name == UPSTREAM);
+        match (&self.upstream, variable) {
+            (Some(upstream), _) => Ok(Some(upstream.clone())),
+            (None, None) => Ok(None),
+            (None, Some((_, value))) => {
+                upstream(value.trim())
+                    .map(Some)
+                    .map_err(|reason| Error::InvalidVariable {
+                        name: UPSTREAM,
+                        value: value.clone(),
+                        reason,
+                    })
+            }
+        }
+    }
+
     /// Where `process` is to listen: as its annotation says, or its variable
     /// `WASMTIME_HTTP_PROXY_SOCKET_ADDR`, or at 0.0.0.0:8080.
     ///
@@ -83,6 +118,38 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
         _ => Err(format!(
             "{text:?} is no address with a port; write such as 0.0.0.0:8080 or [::]:8080"
         )),
+    }
+}
+
+/// The host and port of an upstream: `http://HOST:PORT`, 80 if there is none.
+pub(crate) fn upstream(text: &str) -> Result<(String, u16), String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no upstream; write such as http://127.0.0.1:3000 (without TLS or a path)"
+        )
+    };
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let port = port.parse().ok().filter(|port| *port != 0);
+            (host, port.ok_or_else(wrong)?)
+        }
+        _ => (authority, 80),
+    };
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_name = |name: &str| {
+        let part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !name.is_empty() && name.bytes().all(part)
+    };
+    match address {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+            Ok((address.to_owned(), port))
+        }
+        None if is_name(host) => Ok((host.to_owned(), port)),
+        Some(_) | None => Err(wrong()),
     }
 }
 
@@ -128,6 +195,31 @@ mod tests {
         assert!(error.contains("localhost:80"), "{error}");
         let error = at(Some("0.0.0.0:0"), None).unwrap_err();
         assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn an_upstream_is_a_host_and_a_port() {
+        for (text, host, port) in [
+            ("http://127.0.0.1:3000", "127.0.0.1", 3000),
+            ("http://app", "app", 80),
+            ("http://app:81/", "app", 81),
+            ("http://[::1]:8080", "::1", 8080),
+            ("http://[::1]", "::1", 80),
+        ] {
+            assert_eq!(upstream(text), Ok((host.to_owned(), port)), "{text}");
+        }
+        for text in [
+            "",
+            "127.0.0.1:3000",
+            "https://app",
+            "http://",
+            "http://app:0",
+            "http://app/path",
+            "http://user@app",
+            "http://[app]:80",
+        ] {
+            assert!(upstream(text).is_err(), "{text}");
+        }
     }
 
     #[test]

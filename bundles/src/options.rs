@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::http::{address, count};
+use crate::http::{address, count, upstream};
 use crate::{Bundle, Error, HttpOptions, Peer, Preopen};
 
 /// What comes before the name of an option.
@@ -93,6 +93,18 @@ const KNOWN: &[(&str, Read)] = &[
     }),
     ("http-metrics", |options, value| {
         options.http.metrics = Some(address(value)?);
+        Ok(())
+    }),
+    ("http-upstream", |options, value| {
+        options.http.upstream = Some(upstream(value)?);
+        Ok(())
+    }),
+    ("http-config", |options, value| {
+        options.http.config = Some(value.to_owned());
+        Ok(())
+    }),
+    ("http-buffer-bytes", |options, value| {
+        options.http.buffer_bytes = count(value, 1)?;
         Ok(())
     }),
     ("http-grace", |options, value| {

@@ -12,7 +12,8 @@ use crate::host::Host;
 use crate::interrupt::{Interrupter, Means};
 use crate::limits::largest_transfer;
 use crate::pool::{Pool, Reserved};
-use crate::{Engine, Error, Guest, Prepared, component, faults, module};
+use crate::serve::Handler;
+use crate::{Engine, Error, Guest, Prepared, component, faults, middleware, module};
 
 /// A compiled program. Cloning shares the code.
 #[derive(Clone)]
@@ -142,13 +143,19 @@ impl Code {
 }
 
 impl Artifact {
+    /// Whether it is HTTP middleware ([`Middleware`](crate::Middleware)), which is a service that has an upstream.
+    #[must_use]
+    pub fn is_middleware(&self, export: Option<&str>) -> bool {
+        matches!(self.code, Code::Module(_)) && self.serves_http(export)
+    }
+
     /// Whether it is a service, which answers HTTP requests and ends when it is told to, rather than a program that
     /// is called once: a component that exports `wasi:http/incoming-handler@0.2` and no `wasi:cli/run@0.2`, or the
     /// former and `export` names it (`wasi:http/incoming-handler`, with or without its version and `#handle`).
     #[must_use]
     pub fn serves_http(&self, export: Option<&str>) -> bool {
         match &self.code {
-            Code::Module(_) => false,
+            Code::Module(module) => export.is_none() && middleware::serves(module),
             Code::Component(component) => component::serves(component, export),
         }
     }
@@ -169,7 +176,8 @@ impl Artifact {
         {
             guest.env.push(("PWD".to_owned(), cwd.clone()));
         }
-        if matches!(self.code, Code::Component(_)) && !guest.listeners.is_empty() {
+        let middleware = self.is_middleware(guest.export.as_deref());
+        if (matches!(self.code, Code::Component(_)) || middleware) && !guest.listeners.is_empty() {
             return Err(Error::Listeners);
         }
         let interrupter = Interrupter::new(self.means.clone());
@@ -177,13 +185,24 @@ impl Artifact {
         match (&self.code, self.serves_http(guest.export.as_deref())) {
             (Code::Component(component), true) => {
                 let service = guest.http.take().ok_or(Error::NoSocket)?;
+                if service.middleware.is_some() {
+                    return Err(Error::NoMiddleware);
+                }
                 let handler = component::link_service(
                     component,
                     &guest,
                     self.engine.settings().asynchronous,
                 )?;
+                let handler = Handler::Component(handler);
                 let room = self.room.clone();
                 return Prepared::service((service, room), handler, host, interrupter, guest);
+            }
+            (Code::Module(module), true) => {
+                let mut service = guest.http.take().ok_or(Error::NoSocket)?;
+                let given = service.middleware.take().ok_or(Error::NoUpstream)?;
+                let program = middleware::Program::link(module, given)?;
+                let handler = Handler::Middleware(Arc::new(program));
+                return Prepared::service((service, None), handler, host, interrupter, guest);
             }
             (_, _) if guest.http.is_some() => return Err(Error::NoHandler),
             (Code::Component(_) | Code::Module(_), _) => {}

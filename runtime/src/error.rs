@@ -42,7 +42,9 @@ pub enum Error {
         option: &'static str,
     },
     /// Listening sockets for a component, which could not get at them. The caller's fault.
-    #[error("it is a component, which opens its own sockets: listening ones are for modules")]
+    #[error(
+        "it is a component, or HTTP middleware: listening sockets are for modules that are called"
+    )]
     Listeners,
     /// A program that serves HTTP, without a socket to do that. The caller's fault.
     #[error(
@@ -54,6 +56,14 @@ pub enum Error {
         "it serves no HTTP: it is no component that exports wasi:http/incoming-handler@0.2 (and no command beside), or another export was asked for"
     )]
     NoHandler,
+    /// HTTP middleware that has nothing behind it. The caller's fault.
+    #[error(
+        "it is HTTP middleware (it imports http_handler), which needs an upstream to pass requests on to"
+    )]
+    NoUpstream,
+    /// An upstream for a component. The caller's fault.
+    #[error("it is a component that serves HTTP, and no middleware: it has no use for an upstream")]
+    NoMiddleware,
     /// Nothing to call. The image's fault.
     #[error("it exports no {wanted}: it is a library, not a program{}", could_be_asked_for(.callable))]
     NoEntrypoint {
@@ -149,6 +159,8 @@ impl Error {
             | Self::Listeners
             | Self::NoSocket
             | Self::NoHandler
+            | Self::NoUpstream
+            | Self::NoMiddleware
             | Self::Nul { .. } => true,
             Self::Compiler { .. }
             | Self::Thread { .. }

@@ -9,6 +9,7 @@ use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
@@ -18,9 +19,10 @@ use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsVi
 use crate::filesystem::{Preopens, RESERVE, Unseekable};
 use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
+use crate::middleware::Conversation;
 use crate::sockets::Sockets;
 use crate::tls::Trust;
-use crate::{Error, Guest, Network};
+use crate::{Error, Guest, Network, Output};
 
 /// How many listening sockets there are, as systemd and other runtimes say it.
 const LISTEN_FDS: &str = "LISTEN_FDS";
@@ -37,6 +39,9 @@ pub(crate) struct Host {
     pub(crate) handles: usize,
     pub(crate) limiter: Limiter,
     pub(crate) sockets: Sockets,
+    /// If it is HTTP middleware.
+    pub(crate) middleware: Option<Box<Conversation>>,
+    pub(crate) stderr: Output,
     http: WasiHttpCtx,
     client: Client,
     network: Arc<Network>,
@@ -71,6 +76,10 @@ impl WasiTlsView for Host {
 }
 
 impl Host {
+    pub(crate) fn network(&self) -> Arc<Network> {
+        Arc::clone(&self.network)
+    }
+
     pub(crate) fn config(&mut self) -> WasiConfig<'_> {
         WasiConfig::from(&self.config)
     }
@@ -117,11 +126,13 @@ impl Host {
     }
 
     /// What more of them are made of, for other instances of the same component.
-    pub(crate) fn into_template(self, mut guest: Guest) -> Template {
+    pub(crate) fn into_template(mut self, mut guest: Guest) -> Template {
+        let files = self.wasi.ctx().ctx.filesystem().clone();
         // They have been opened again.
         guest.preopens.clear();
         Template {
             guest,
+            files,
             preopens: self.preopens,
             network: self.network,
             trust: self.trust,
@@ -147,6 +158,8 @@ impl Host {
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,
+            middleware: None,
+            stderr: guest.stderr.clone(),
             http: WasiHttpCtx::new(),
             client: Client::new(Arc::clone(&network), trust.clone()),
             network,
@@ -162,15 +175,21 @@ impl Host {
 /// What hosts of a component's instances are made of, anywhere and at any time.
 pub(crate) struct Template {
     pub(crate) guest: Guest,
+    /// The preopens of WASI 0.1, which has its own.
+    files: WasiFilesystemCtx,
     preopens: Preopens,
     network: Arc<Network>,
     trust: Trust,
 }
 
 impl Template {
-    pub(crate) fn host(&self) -> Result<Host, Error> {
+    /// One more, of a component or a module.
+    pub(crate) fn host(&self, of_module: bool) -> Result<Host, Error> {
         let network = Arc::clone(&self.network);
-        let wasi = context(&self.guest, &network)?.build_p1();
+        let mut wasi = context(&self.guest, &network)?.build_p1();
+        if of_module {
+            wasi.ctx().ctx.filesystem().clone_from(&self.files);
+        }
         let limit = self.guest.limits.handles;
         let sockets = Sockets::new(0, Vec::new(), limit, Arc::clone(&network))?;
         let preopens = self.preopens.clone();

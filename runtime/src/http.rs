@@ -115,7 +115,7 @@ async fn connect(
 }
 
 /// A connection to the first address of `host` that is allowed and answers.
-async fn reach(network: &Network, host: &str, port: u16) -> Result<TcpStream, Error> {
+pub(crate) async fn reach(network: &Network, host: &str, port: u16) -> Result<TcpStream, Error> {
     if !network.is_on() {
         return Err(Error::HttpRequestDenied);
     }

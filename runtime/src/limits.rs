@@ -77,6 +77,10 @@ impl Limiter {
         }
     }
 
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Accounts for a growth, `current` and `desired` being bytes; refuses what the limit forbids.
     fn grow(&mut self, current: u64, desired: u64) -> Result<bool> {
         let more = desired.saturating_sub(current);

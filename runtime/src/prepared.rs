@@ -6,13 +6,12 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::timeout;
 use wasmtime::Store;
-use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::host::Host;
 use crate::pool::Reserved;
-use crate::serve::Team;
+use crate::serve::{Handler, Team};
 use crate::{Budget, Error, Guest, Interrupter, Limits, Outcome, Output, Service, Usage, Worker};
 
 /// How long the end of a guest waits for a reader of its output; the limit of containerd's own shim
@@ -62,7 +61,7 @@ impl Prepared {
 
     pub(crate) fn service(
         (service, room): (Service, Option<Arc<Reserved>>),
-        handler: ProxyPre<Host>,
+        handler: Handler,
         host: Host,
         interrupter: Interrupter,
         guest: Guest,

@@ -36,16 +36,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use wasmtime_wasi_http::handler::ProxyPre;
 
 use self::admin::Admin;
+pub(crate) use self::instance::Handler;
 use self::patience::Patience;
 use self::record::{Numbers, Observer};
 pub use self::worker::Worker;
 use self::worker::{Farewell, Handed};
-use crate::host::{Host, Template};
+use crate::host::Template;
 use crate::pool::Reserved;
-use crate::{Error, Guest, Interrupter};
+use crate::{Error, Guest, Interrupter, Middleware};
 
 /// Where and how a component serves HTTP/1.1 and HTTP/2 (without TLS).
 #[derive(Debug)]
@@ -69,6 +69,8 @@ pub struct Service {
     pub access_log: bool,
     /// A socket that listens, for who asks for `/metrics`: Prometheus' text format.
     pub metrics: Option<TcpListener>,
+    /// What a [module that is middleware](Middleware) is given, and nothing else is.
+    pub middleware: Option<Middleware>,
 }
 
 /// The smallest that hyper takes for [`Service::header_bytes`].
@@ -76,7 +78,7 @@ const LEAST_HEADER: usize = 8192;
 
 /// What all workers share.
 pub(crate) struct Server {
-    handler: ProxyPre<Host>,
+    handler: Handler,
     template: Template,
     header_bytes: usize,
     idle_timeout: Duration,
@@ -135,7 +137,7 @@ impl Team {
     /// The workers, and what stops them: `interrupter`, with all of them.
     pub(crate) fn new(
         (service, room): (Service, Option<Arc<Reserved>>),
-        handler: ProxyPre<Host>,
+        handler: Handler,
         template: Template,
         interrupter: Interrupter,
     ) -> Result<(Self, Interrupter), Error> {

@@ -67,6 +67,22 @@ pub enum Error {
         /// The program.
         program: String,
     },
+    /// Middleware that has nothing behind it.
+    #[error(
+        "{program} is HTTP middleware (it imports http_handler), and nothing says what it passes requests on to; write its upstream into the annotation io.containerd.wasi.v1.http-upstream or the variable HTTP_WASM_UPSTREAM, such as http://127.0.0.1:3000"
+    )]
+    NoUpstream {
+        /// The program.
+        program: String,
+    },
+    /// Options for middleware, and a service that is none.
+    #[error(
+        "{program} is no HTTP middleware (it does not import http_handler), and has annotations for that (io.containerd.wasi.v1.http-upstream, http-config)"
+    )]
+    NoMiddleware {
+        /// The program.
+        program: String,
+    },
     /// A service that is to have no network.
     #[error(
         "{program} serves HTTP, and io.containerd.wasi.v1.allow-net is none; allow those networks that its clients are in"

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use wasi_bundles::{HttpOptions, Plan, Process, open_in_root};
-use wasi_runtime::{Artifact, Authorities, Budget, Guest, Limits, Network, Peer, Preopen, Service};
+use wasi_runtime::{
+    Artifact, Authorities, Budget, Guest, Limits, Middleware, Network, Peer, Preopen, Service,
+};
 
 use crate::stdio::GuestStdio;
 use crate::{Error, allowance};
@@ -145,6 +147,7 @@ pub fn service(
             program: plan.process().args[0].clone(),
         });
     }
+    let middleware = middleware(plan, artifact.is_middleware(export))?;
     let address = options.address(plan.process())?;
     let listener = TcpListener::bind(address);
     let listener = listener.map_err(Error::host(format!("serve HTTP at {address}")))?;
@@ -162,6 +165,27 @@ pub fn service(
         idle_timeout: options.idle_timeout,
         access_log: options.access_log,
         metrics: metrics.transpose()?,
+        middleware,
+    }))
+}
+
+/// What middleware is given, if the program of `plan` `is` that.
+fn middleware(plan: &Plan, is: bool) -> Result<Option<Middleware>, Error> {
+    let (options, process) = (&plan.options().http, plan.process());
+    let program = || process.args[0].clone();
+    if !is {
+        if options.upstream.is_some() || options.config.is_some() {
+            return Err(Error::NoMiddleware { program: program() });
+        }
+        return Ok(None);
+    }
+    let upstream = options.upstream(process)?;
+    let (host, port) = upstream.ok_or_else(|| Error::NoUpstream { program: program() })?;
+    Ok(Some(Middleware {
+        host,
+        port,
+        config: options.config.clone().unwrap_or_default().into_bytes(),
+        buffer_bytes: options.buffer_bytes,
     }))
 }
 

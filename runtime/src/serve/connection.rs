@@ -8,7 +8,8 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::exchange::exchange;
+use super::instance::Handler;
 use super::record::Record;
 use super::worker::Local;
 
@@ -44,7 +46,11 @@ pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSema
     let Ok(client) = stream.peer_addr() else {
         return;
     };
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if matches!(local.server.handler, Handler::Middleware(_)) {
+            // It can ask for that.
+            request.extensions_mut().insert(client);
+        }
         let observer = local.server.observer.as_ref();
         let record = observer.map(|observer| Record::new(observer, client, &request));
         let busy = activity.begin(record);

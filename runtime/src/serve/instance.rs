@@ -6,6 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -27,11 +29,18 @@ use super::worker::Local;
 use crate::Interrupter;
 use crate::artifact::store;
 use crate::host::Host;
+use crate::middleware::{Asked, Made, Program};
 
 /// How many requests an instance of WASI 0.3 answers at most: what leaks in it is gone then. The number of `wasmtime serve`.
 const REQUESTS: u32 = 128;
 /// How many instances each worker keeps at most.
 const KEPT: usize = 16;
+
+/// What answers requests.
+pub(crate) enum Handler {
+    Component(ProxyPre<Host>),
+    Middleware(Arc<Program>),
+}
 
 /// What the guest answers, or the error code that it answers with.
 pub(super) type Answer = Result<Response<WasiBody>, String>;
@@ -50,6 +59,8 @@ pub(super) struct Instance {
     interrupter: Interrupter,
     /// If it is one of WASI 0.3, and was asked before.
     service: Option<Service>,
+    /// If it is middleware, and was asked before.
+    made: Option<Made>,
     asked: u32,
     /// Where the answer of one of WASI 0.3 goes; one of 0.2 has that in its store.
     answered: Option<oneshot::Sender<Answer>>,
@@ -67,18 +78,20 @@ pub(super) enum Call {
         request: Box<Request<Incoming>>,
         authority: Authority,
     },
+    Middleware(Asked),
 }
 
 impl Instance {
-    fn new(local: &Local, engine: &Engine) -> Result<Self, Refused> {
+    fn new(local: &Local, engine: &Engine, of_module: bool) -> Result<Self, Refused> {
         let template = &local.server.template;
-        let host = template.host();
+        let host = template.host(of_module);
         let host = host.map_err(|error| Refused::Host(error.into()))?;
         let interrupter = local.interrupter.below();
         Ok(Self {
             store: store(engine, host, &template.guest, &interrupter),
             interrupter,
             service: None,
+            made: None,
             asked: 0,
             answered: None,
         })
@@ -91,8 +104,8 @@ impl Instance {
     ) -> Result<(Self, Call, oneshot::Receiver<Answer>), Refused> {
         let (answered, answer) = oneshot::channel();
         match &local.server.handler {
-            ProxyPre::P2(program) => {
-                let mut instance = Self::new(local, program.engine())?;
+            Handler::Component(ProxyPre::P2(program)) => {
+                let mut instance = Self::new(local, program.engine(), false)?;
                 let mut http = instance.store.data_mut().http();
                 // It fails only for a request that says no host, or not in letters.
                 let request = http.new_incoming_request(SchemeOf0_2::Http, request);
@@ -108,7 +121,7 @@ impl Instance {
                 };
                 Ok((instance, call, answer))
             }
-            ProxyPre::P3(program) => {
+            Handler::Component(ProxyPre::P3(program)) => {
                 let call = Call::Of0_3 {
                     program: program.clone(),
                     authority: authority(&request).ok_or(Refused::Request)?,
@@ -116,9 +129,23 @@ impl Instance {
                 };
                 let mut instance = match local.kept.take() {
                     Some(kept) => kept,
-                    None => Self::new(local, program.engine())?,
+                    None => Self::new(local, program.engine(), false)?,
                 };
                 instance.answered = Some(answered);
+                Ok((instance, call, answer))
+            }
+            Handler::Middleware(program) => {
+                let mut instance = match local.kept.take() {
+                    Some(kept) => kept,
+                    None => Self::new(local, program.engine(), true)?,
+                };
+                instance.answered = Some(answered);
+                let call = Call::Middleware(Asked {
+                    program: Arc::clone(program),
+                    request: Box::new(request),
+                    connections: Rc::clone(&local.upstream),
+                    stderr: local.server.guest().stderr.clone(),
+                });
                 Ok((instance, call, answer))
             }
         }
@@ -133,6 +160,10 @@ impl Instance {
     pub(super) async fn ask(&mut self, call: Call) -> wasmtime::Result<()> {
         let store = &mut self.store;
         match call {
+            Call::Middleware(asked) => {
+                self.asked += 1;
+                asked.ask(store, &mut self.made, &mut self.answered).await
+            }
             Call::Of0_2 {
                 program,
                 request,
@@ -166,7 +197,7 @@ impl Instance {
 
     /// Whether it can be asked again.
     fn is_fresh(&self) -> bool {
-        self.service.is_some() && self.asked < REQUESTS
+        (self.service.is_some() || self.made.is_some()) && self.asked < REQUESTS
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::task::{JoinSet, LocalSet};
 use super::instance::Kept;
 use super::{Server, connection};
 use crate::Interrupter;
+use crate::middleware::Connections;
 
 /// How long nobody accepts after the system had no descriptor for another connection.
 const BREATHER: Duration = Duration::from_millis(50);
@@ -72,6 +73,8 @@ pub(super) struct Local {
     pub(super) server: Arc<Server>,
     pub(super) interrupter: Interrupter,
     pub(super) kept: Kept,
+    /// Connections to the upstream of middleware.
+    pub(super) upstream: Rc<Connections>,
     /// Guests that run: they may outlast their connections.
     guests: RefCell<JoinSet<()>>,
 }
@@ -116,6 +119,7 @@ impl Worker {
             server: Arc::clone(&self.server),
             interrupter: self.interrupter,
             kept: Kept::default(),
+            upstream: Rc::default(),
             guests: RefCell::default(),
         });
         let server = &self.server;

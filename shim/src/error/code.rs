@@ -49,6 +49,8 @@ impl Error {
             | Self::Resources { .. }
             | Self::NoExecId
             | Self::NoService { .. }
+            | Self::NoUpstream { .. }
+            | Self::NoMiddleware { .. }
             | Self::Offline { .. }
             | Self::WorkingDirectory { .. }
             | Self::StdioUri { .. }
