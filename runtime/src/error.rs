@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// Listening sockets for a component, which could not get at them. The caller's fault.
     #[error(
-        "it is a component, or HTTP middleware: listening sockets are for modules that are called"
+        "it is a component, which opens its own sockets, or HTTP middleware: listening ones are for modules that are called"
     )]
     Listeners,
     /// A program that serves HTTP, without a socket to do that. The caller's fault.

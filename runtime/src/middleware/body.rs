@@ -255,7 +255,7 @@ impl Body for Passed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
