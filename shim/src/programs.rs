@@ -211,7 +211,9 @@ fn loaded(
             took,
             replaced: Some(damage),
         } => {
-            log::warn!("compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}")
+            log::warn!(
+                "compiled {path} again in {took:.1?}: its cache entry was damaged: {damage}"
+            );
         }
     }
     Ok(loaded.artifact)

@@ -29,10 +29,11 @@ fn load(fixture: &Fixture, parts: &[(&str, &[u8])]) -> Result<Loaded, Error> {
 
 /// Why the parts make no program.
 fn refused(parts: &[(&str, &[u8])]) -> String {
-    match load(&Fixture::new(), parts).unwrap_err() {
-        Error::Compile { reason } => reason,
-        error => panic!("{error:?}"),
-    }
+    let error = load(&Fixture::new(), parts).unwrap_err();
+    let Error::Compile { reason } = error else {
+        panic!("{error:?}");
+    };
+    reason
 }
 
 /// Both are of the standard library, import the same of WASI and give each other a resource; the versions of
