@@ -159,7 +159,6 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
             .map_err(StartError::io(format!("remove {address}")))?;
     }
     cleaned.map_err(StartError::io("end what is left of the container"))?;
-    cgroup::sweep(&bundle);
     for complaint in hooks::settle(&bundle, &flags.id) {
         complain(&complaint);
     }
@@ -169,6 +168,8 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
     if let Err(error) = pause::end_orphan(&flags.into(), &flags.id, &bundle) {
         complain(&format!("cannot end the pause container: {error}"));
     }
+    // What was ended above may have been in them.
+    cgroup::sweep(&bundle);
     let known = linux_exit(flags, &bundle).or_else(|| read(&bundle, ExitRecord::FILE));
     let exit = known.unwrap_or_else(|| {
         // It was killed together with its shim.

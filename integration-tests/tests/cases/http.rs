@@ -14,6 +14,8 @@ cases![
     a_service_answers_as_soon_as_it_is_started,
     a_failed_request_is_logged_and_the_service_lives,
     a_service_of_wasi_0_3_is_asked_again,
+    middleware_stands_before_an_upstream,
+    middleware_without_an_upstream_is_refused,
     a_variable_and_an_annotation_say_where,
     requests_are_logged_and_counted,
     term_lets_requests_finish,
@@ -108,6 +110,48 @@ fn a_service_of_wasi_0_3_is_asked_again(containerd: &Containerd) -> Result<()> {
     answers(&task, 8080, "/count", 200, "0")?;
     task.kill("TERM")?;
     ended(&task, 0)
+}
+
+/// Of the http-wasm ABI.
+fn middleware<'a>(containerd: &'a Containerd, id: &str) -> Result<Run<'a>> {
+    let image = Image::new(&format!("http-{id}:1"))
+        .platform("wasi", "wasm")
+        .file("/app.wasm", guests::named("middleware")?)
+        .env(["GREETING=a variable"])
+        .entrypoint(["/app.wasm"]);
+    containerd.import(&image)?;
+    Ok(containerd.run(&image, id))
+}
+
+fn middleware_stands_before_an_upstream(containerd: &Containerd) -> Result<()> {
+    let run = middleware(containerd, "middleware")?
+        .annotation(&format!("{OPTION}.http-upstream"), "http://127.0.0.1:3000")
+        .annotation(&format!("{OPTION}.http-config"), "configured");
+    let task = start(&run)?;
+    answers(&task, 8080, "/own", 200, "configured a variable\n")?;
+    task.writes("asked for /own")?;
+    answers(&task, 8080, "/", 502, "")?;
+    // Another container of the same network.
+    let network = format!("network:/proc/{}/ns/net", task.pid()?);
+    let run = service(containerd, "upstream")?
+        .annotation(&format!("{OPTION}.http-listen"), "127.0.0.1:3000")
+        .flag("--with-ns")
+        .flag(&network);
+    let upstream = run.start()?;
+    let answer = get(&task, 8080, "/anything")?;
+    let whole = answer.contains("x-context: 7\r\n") && answer.ends_with("hello\n");
+    ensure!(whole, "{answer}");
+    upstream.writes("asked for hello")?;
+    answers(&task, 8080, "/trap", 500, "\n")?;
+    task.writes("GET /trap: wasm trap: wasm `unreachable`")?;
+    upstream.end()?;
+    task.kill("TERM")?;
+    ended(&task, 0)
+}
+
+fn middleware_without_an_upstream_is_refused(containerd: &Containerd) -> Result<()> {
+    let output = middleware(containerd, "stray")?.output()?;
+    refused(&output, "io.containerd.wasi.v1.http-upstream")
 }
 
 fn a_failed_request_is_logged_and_the_service_lives(containerd: &Containerd) -> Result<()> {

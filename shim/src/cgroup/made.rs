@@ -25,18 +25,23 @@ pub fn sweep(bundle: &Path) {
         return;
     };
     let made: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
+    // All together: version 1 has a dozen hierarchies, and containerd waits 5 s (`cleanupTimeout`).
+    let until = Instant::now() + LEAVE;
     for folder in made.iter().rev() {
-        remove(folder);
+        remove_until(folder, until);
     }
 }
 
 /// Removes an empty cgroup. One that others use stays.
 pub(super) fn remove(folder: &Path) {
-    let begun = Instant::now();
+    remove_until(folder, Instant::now() + LEAVE);
+}
+
+fn remove_until(folder: &Path, until: Instant) {
     while let Err(error) = fs::remove_dir(folder) {
         let busy = error.kind() == io::ErrorKind::ResourceBusy;
         // Threads that are about to go are seen to be gone by its becoming unpopulated.
-        if !busy || !is_own(folder) || begun.elapsed() > LEAVE {
+        if !busy || !is_own(folder) || Instant::now() > until {
             return;
         }
         std::thread::yield_now();

@@ -212,7 +212,7 @@ fn two_components_become_one_that_imports_nothing() {
 
 #[test]
 fn other_types_are_told() {
-    let (program, library) = (program("string"), library());
+    let (program, library) = (program("s32"), library());
     let wasm = composed(&[("program", &program), ("library", &library)]);
     let text = wasm.unwrap_err();
     assert!(
