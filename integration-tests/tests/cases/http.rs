@@ -241,7 +241,7 @@ fn spin(task: &Task<'_>) -> Result<()> {
 }
 
 fn a_second_term_ends_at_once(containerd: &Containerd) -> Result<()> {
-    let task = start(&service(containerd, "twice")?)?;
+    let task = start(&service(containerd, "second-term")?)?;
     spin(&task)?;
     task.kill("TERM")?;
     let status = task.status()?.context("it has a task")?;
