@@ -94,24 +94,18 @@ impl Birth {
         namespaces::enter(&self.plan)?;
         let namespaces = Handles::of_this_thread()?;
         let (plan, process) = (&self.plan, self.plan.process());
-        let (mut found, mut stdio) = (None, None);
-        let hooked = self.checkpoint.is_some();
+        let mut stdio = None;
         let rootfs = Rootfs::mount(plan, &self.layers, |tree| {
-            found = Some(unless_for_linux(tree, plan)?);
+            unless_for_linux(tree, plan)?;
             stdio = Some(self.gate.pass()?);
             match self.checkpoint {
                 None => Ok(()),
                 Some(checkpoint) => checkpoint.pass(),
             }
         })?;
-        let (found, stdio) = found.zip(stdio).expect("who mounts calls back");
-        // What hooks have mounted or written is the container's, the program, too. Without any the file
-        // that was decided about is the one that runs.
-        let found = if hooked {
-            Entrypoint::resolve(rootfs.tree().as_fd(), process)
-        } else {
-            found
-        };
+        let stdio = stdio.expect("who mounts calls back");
+        // Once more: hooks have mounted and written since, and masked paths are masked.
+        let found = Entrypoint::resolve(rootfs.tree().as_fd(), process);
         let program = Program::find(found, process, &self.image)?;
         let directories = Directories(rootfs.preopens(plan)?);
         let (given, budget) = (directories.share()?, self.budget.clone());
@@ -176,12 +170,9 @@ impl Joining {
     }
 }
 
-/// The program, open, or why no file is it. Before anything is done for it: a Linux container is the
-/// business of another shim.
-fn unless_for_linux(
-    tree: BorrowedFd<'_>,
-    plan: &Plan,
-) -> Result<Result<Entrypoint, wasi_bundles::Error>, Error> {
+/// Before anything is done for it: a Linux container is the business of another shim. Whatever else is
+/// wrong with the program is found when it is loaded; a hook may bring it.
+fn unless_for_linux(tree: BorrowedFd<'_>, plan: &Plan) -> Result<(), Error> {
     match Entrypoint::find(tree, plan.process(), plan.claim()) {
         Ok(Found::Linux { path, why: what }) => {
             Err(Error::LinuxProgram(wasi_bundles::Error::NotWasm {
@@ -189,8 +180,7 @@ fn unless_for_linux(
                 what,
             }))
         }
-        Ok(Found::Wasm(entrypoint)) => Ok(Ok(entrypoint)),
-        Err(missing) => Ok(Err(missing)),
+        Ok(Found::Wasm(_)) | Err(_) => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ impl Probe {
         let probed = deliver(id, move || {
             namespaces::enter(&self.plan)?;
             Rootfs::mount(&self.plan, &self.layers, |tree| {
-                unless_for_linux(tree, &self.plan).map(drop)
+                unless_for_linux(tree, &self.plan)
             })?;
             Ok(Made::holder())
         });
