@@ -21,7 +21,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use wasmtime::{ExternType, Instance, InstancePre, Linker, Module, Store, TypedFunc};
+use wasmtime::{ExternType, Instance, InstancePre, Module, Store, TypedFunc};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiBody;
 
@@ -31,8 +31,8 @@ pub(crate) use self::conversation::Conversation;
 pub(crate) use self::upstream::Connections;
 use crate::call::INITIALIZE;
 use crate::host::Host;
-use crate::module::WASI;
-use crate::{Error, Output, filesystem};
+use crate::module::{WASI, linker};
+use crate::{Error, Output};
 
 /// The module that the ABI is imported from.
 const ABI: &str = "http_handler";
@@ -101,14 +101,7 @@ impl Program {
             });
         }
         exports(module)?;
-        let mut linker: Linker<Host> = Linker::new(module.engine());
-        filesystem::add_to_module_linker(&mut linker).map_err(Error::engine)?;
-        linker.allow_shadowing(true);
-        linker
-            .func_wrap(WASI, "proc_exit", |code: u32| -> wasmtime::Result<()> {
-                Err(I32Exit(code.cast_signed()).into())
-            })
-            .map_err(Error::engine)?;
+        let mut linker = linker(module.engine())?;
         abi::add_to_linker(&mut linker).map_err(Error::engine)?;
         let module = linker.instantiate_pre(module);
         let module = module.map_err(|error| Error::Import {

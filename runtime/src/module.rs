@@ -1,6 +1,6 @@
 //! Linking a core module: WASI 0.1, and what of the module is to be called.
 
-use wasmtime::{ExternType, FuncType, Linker, Module, Store, ValType};
+use wasmtime::{Engine, ExternType, FuncType, Linker, Module, Store, ValType};
 use wasmtime_wasi::I32Exit;
 
 use crate::call::{Call, INITIALIZE};
@@ -14,15 +14,7 @@ const START: &str = "_start";
 
 /// Links `module`, to call what `guest` asks for.
 pub(crate) fn link(module: &Module, guest: &Guest, store: &mut Store<Host>) -> Result<Call, Error> {
-    let mut linker: Linker<Host> = Linker::new(module.engine());
-    filesystem::add_to_module_linker(&mut linker).map_err(Error::engine)?;
-    // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
-    linker.allow_shadowing(true);
-    linker
-        .func_wrap(WASI, "proc_exit", |code: u32| -> wasmtime::Result<()> {
-            Err(I32Exit(code.cast_signed()).into())
-        })
-        .map_err(Error::engine)?;
+    let mut linker = linker(module.engine())?;
     if !store.data().sockets.is_empty() {
         sockets::lay_over(&mut linker).map_err(Error::engine)?;
     }
@@ -54,6 +46,20 @@ pub(crate) fn link(module: &Module, guest: &Guest, store: &mut Store<Host>) -> R
         export: export.to_owned(),
         initialize,
     })
+}
+
+/// WASI 0.1, but for sockets.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<Host>, Error> {
+    let mut linker = Linker::new(engine);
+    filesystem::add_to_module_linker(&mut linker).map_err(Error::engine)?;
+    // wasmtime-wasi makes a trap of codes above 125; a container has all that a process has.
+    linker.allow_shadowing(true);
+    linker
+        .func_wrap(WASI, "proc_exit", |code: u32| -> wasmtime::Result<()> {
+            Err(I32Exit(code.cast_signed()).into())
+        })
+        .map_err(Error::engine)?;
+    Ok(linker)
 }
 
 fn start(module: &Module) -> Result<&'static str, Error> {

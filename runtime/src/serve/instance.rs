@@ -97,6 +97,19 @@ impl Instance {
         })
     }
 
+    /// One that was asked before, or else a new one, whose answer goes to `answered`.
+    fn again(
+        local: &Local,
+        engine: &Engine,
+        of_module: bool,
+        answered: oneshot::Sender<Answer>,
+    ) -> Result<Self, Refused> {
+        let kept = local.kept.take();
+        let mut instance = kept.map_or_else(|| Self::new(local, engine, of_module), Ok)?;
+        instance.answered = Some(answered);
+        Ok(instance)
+    }
+
     /// One for `request`, how it is asked, and where its answer comes.
     pub(super) fn of(
         local: &Local,
@@ -127,19 +140,11 @@ impl Instance {
                     authority: authority(&request).ok_or(Refused::Request)?,
                     request: Box::new(request),
                 };
-                let mut instance = match local.kept.take() {
-                    Some(kept) => kept,
-                    None => Self::new(local, program.engine(), false)?,
-                };
-                instance.answered = Some(answered);
+                let instance = Self::again(local, program.engine(), false, answered)?;
                 Ok((instance, call, answer))
             }
             Handler::Middleware(program) => {
-                let mut instance = match local.kept.take() {
-                    Some(kept) => kept,
-                    None => Self::new(local, program.engine(), true)?,
-                };
-                instance.answered = Some(answered);
+                let instance = Self::again(local, program.engine(), true, answered)?;
                 let call = Call::Middleware(Asked {
                     program: Arc::clone(program),
                     request: Box::new(request),
