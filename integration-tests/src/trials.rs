@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Trial};
@@ -22,6 +22,7 @@ pub struct Daemon<D: 'static> {
     modules: &'static [Module<D>],
     start: Box<dyn Fn() -> Result<D> + Send + Sync>,
     started: Mutex<Option<Result<Arc<D>, String>>>,
+    failures: Mutex<Vec<String>>,
 }
 
 impl<D> fmt::Debug for Daemon<D> {
@@ -44,11 +45,12 @@ impl<D: Send + Sync + 'static> Daemon<D> {
             modules,
             start: Box::new(start),
             started: Mutex::new(None),
+            failures: Mutex::default(),
         }
     }
 
     fn get(&self) -> Result<Arc<D>> {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = locked(&self.started);
         let started = started.get_or_insert_with(|| {
             (self.start)()
                 .map(Arc::new)
@@ -59,11 +61,7 @@ impl<D: Send + Sync + 'static> Daemon<D> {
 
     /// What was started, if anything was.
     fn end(&self) -> Result<Option<D>> {
-        let started = self
-            .started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let started = locked(&self.started).take();
         let Some(Ok(daemon)) = started else {
             return Ok(None);
         };
@@ -76,13 +74,23 @@ impl<D: Send + Sync + 'static> Daemon<D> {
         self.modules.iter().flat_map(move |&(module, cases)| {
             cases.iter().map(move |&(sentence, case)| {
                 let daemon = Arc::clone(self);
-                Trial::test(format!("{}::{module}::{sentence}", self.name), move || {
-                    let daemon = daemon.get()?;
-                    case(&daemon).map_err(|error| format!("{error:#}").into())
+                let name = format!("{}::{module}::{sentence}", self.name);
+                Trial::test(name.clone(), move || {
+                    let ran = daemon.get().and_then(|running| case(&running));
+                    ran.map_err(|error| {
+                        let error = format!("{error:#}");
+                        let mut failures = locked(&daemon.failures);
+                        failures.push(format!("{name}: {error}"));
+                        error.into()
+                    })
                 })
             })
         })
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the cases that the command line asks for. `stop` ends a daemon, and keeps its folder if it is told
@@ -91,6 +99,10 @@ impl<D: Send + Sync + 'static> Daemon<D> {
 /// # Errors
 ///
 /// When a daemon does not end, or something is left behind.
+#[allow(
+    clippy::print_stderr,
+    reason = "failures come after the daemons' long logs, as often only the end of all is kept"
+)]
 pub fn run<D: Send + Sync + 'static>(
     daemons: Vec<Daemon<D>>,
     stop: fn(D, bool) -> Result<()>,
@@ -107,6 +119,12 @@ pub fn run<D: Send + Sync + 'static>(
             None => Ok(()),
         });
         ended = ended.and(stopped);
+    }
+    for failure in daemons
+        .iter()
+        .flat_map(|daemon| locked(&daemon.failures).clone())
+    {
+        eprintln!("failed: {failure}");
     }
     ended.and(before.assert_none_since())?;
     Ok(conclusion.exit_code())

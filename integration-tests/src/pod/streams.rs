@@ -24,6 +24,8 @@ use crate::cri::Cri;
 const PROTOCOL: &str = "v4.channel.k8s.io";
 /// For one message, on a machine that is busy with others.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For an echo of what was sent last.
+const ECHO: Duration = Duration::from_secs(1);
 
 const STDIN: u8 = 0;
 const STDOUT: usize = 1;
@@ -126,6 +128,27 @@ impl Streams {
             ensure!(more, "no {text:?}, and the end: {}", self.all());
         }
         Ok(())
+    }
+
+    /// Sends a line to what echoes it, again and again until `echo` has come: then the streams are attached.
+    ///
+    /// containerd begins to copy the input of one that attaches before it adds its output (`ContainerIO.Attach`,
+    /// containerd 1.6 to 2.1), so that an echo which is fast enough is for all others but not for this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::reads`].
+    pub fn echoes(&mut self, line: &str, echo: &str) -> Result<()> {
+        let attempts = PATIENCE.as_secs() / ECHO.as_secs();
+        self.socket.get_ref().set_read_timeout(Some(ECHO))?;
+        for _ in 1..attempts {
+            self.send(line)?;
+            if self.reads(echo).is_ok() {
+                break;
+            }
+        }
+        self.socket.get_ref().set_read_timeout(Some(PATIENCE))?;
+        self.reads(echo)
     }
 
     /// Reads to the end.

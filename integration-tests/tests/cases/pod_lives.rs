@@ -58,8 +58,7 @@ fn pods_survive_a_killed_containerd(containerd: &Containerd) -> Result<()> {
     let (goes_on, ends) = (make("goes-on")?, make("ends")?);
     let never = pod.container("never", &image).create()?;
     let mut streams = goes_on.attach(false, true)?;
-    streams.send("before\n")?;
-    streams.reads("before\n")?;
+    streams.echoes("before\n", "before\n")?;
     goes_on.writes("before\n")?;
     let task = own.task(goes_on.id()).pid()?;
     let address = fs::read_to_string(own.bundle(pod.id()).join("address")).context("address")?;
@@ -76,8 +75,7 @@ fn pods_survive_a_killed_containerd(containerd: &Containerd) -> Result<()> {
     ensure!(pod.status()?.state() == PodSandboxState::SandboxReady);
     // Its streams go on, and so does what is executed in it.
     let mut streams = goes_on.attach(false, true)?;
-    streams.send("after\n")?;
-    streams.reads("after\n")?;
+    streams.echoes("after\n", "after\n")?;
     goes_on.writes("before\nafter\n")?;
     ensure!(goes_on.exec(["/bin/exit", "4"])?.exit_code == 4);
     never.start()?;
