@@ -130,6 +130,48 @@ pub fn fills(mebibytes: u32) -> Result<Vec<u8>> {
     ))
 }
 
+/// A module that takes MiB after MiB, and writes to each, until it is stopped.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn takes_all() -> Result<Vec<u8>> {
+    module(
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start")
+                (loop
+                    (memory.fill
+                        (i32.mul (memory.grow (i32.const 16)) (i32.const 65536))
+                        (i32.const 1)
+                        (i32.const 1048576))
+                    (br 0))))"#,
+    )
+}
+
+/// A module that grows by this many MiB, says `grown`, and writes to them when it has read something.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn fills_when_told(mebibytes: u32) -> Result<Vec<u8>> {
+    module(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\06\00\00\00")
+            (data (i32.const 16) "grown\n")
+            (func (export "_start")
+                (drop (memory.grow (i32.const {pages})))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (memory.fill (i32.const 65536) (i32.const 1) (i32.const {bytes}))
+                (loop br 0)))"#,
+        pages = mebibytes * 16,
+        bytes = mebibytes << 20,
+    ))
+}
+
 /// A module that sleeps for an hour.
 ///
 /// # Errors

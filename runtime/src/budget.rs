@@ -12,7 +12,7 @@ use crate::meter::Meter;
 use crate::quota::{CpuQuota, Throttling};
 use crate::throttle::{Nap, Throttle, Watched};
 use crate::urgency::Urgency;
-use crate::{Error, Interrupter};
+use crate::{Ceiling, Error, Interrupter};
 
 /// A budget. Clones are the same one. The default has no limit.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,7 @@ struct Shared {
     memory: Memory,
     meter: Meter,
     throttle: Throttle,
+    ceiling: Option<Arc<dyn Ceiling>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +54,14 @@ impl Memory {
 }
 
 impl Budget {
+    /// One without a limit of its own, in a process that has one: no guest of it gets memory that `ceiling` has
+    /// not.
+    pub fn below(ceiling: Arc<dyn Ceiling>) -> Self {
+        let mut shared = Shared::default();
+        shared.ceiling = Some(ceiling);
+        Self(Arc::new(shared))
+    }
+
     /// Limits linear memories and tables together, in bytes. `None` lifts the limit.
     ///
     /// Below what is used already nobody loses anything: the next growth ends its guest.
@@ -106,6 +115,17 @@ impl Budget {
 
     /// Takes `more` bytes.
     pub(crate) fn take(&self, more: u64) -> Result<(), MemoryLimitHit> {
+        self.take_own(more)?;
+        let ceiling = self.0.ceiling.as_ref();
+        let Some(limit) = ceiling.and_then(|ceiling| ceiling.passed_by(more)) else {
+            return Ok(());
+        };
+        self.give_back(more);
+        self.0.memory.refusals.fetch_add(1, Relaxed);
+        Err(MemoryLimitHit::Ceiling { limit, more })
+    }
+
+    fn take_own(&self, more: u64) -> Result<(), MemoryLimitHit> {
         let memory = &self.0.memory;
         let limit = memory.limit.load(Relaxed);
         let within = |used: u64| Some(used.saturating_add(more)).filter(|used| *used <= limit);
@@ -116,7 +136,7 @@ impl Budget {
             }
             Err(used) => {
                 memory.refusals.fetch_add(1, Relaxed);
-                Err(MemoryLimitHit {
+                Err(MemoryLimitHit::Budget {
                     limit,
                     wanted: used.saturating_add(more),
                 })
@@ -249,13 +269,44 @@ mod tests {
         budget.set_memory(Some(50));
         assert_eq!((usage.memory(), usage.memory_limit()), (100, Some(50)));
         let hit = budget.take(1).unwrap_err();
-        assert_eq!((hit.limit, hit.wanted), (50, 101));
+        let expected = MemoryLimitHit::Budget {
+            limit: 50,
+            wanted: 101,
+        };
+        assert_eq!(hit, expected);
         budget.give_back(80);
         budget.take(30).unwrap();
         budget.set_memory(None);
         budget.take(1 << 40).unwrap();
         assert_eq!(usage.peak(), 50 + (1 << 40));
         assert_eq!(usage.memory_refusals(), 1);
+    }
+
+    /// A process that has room for 100 bytes more, whoever asks.
+    #[derive(Debug)]
+    struct Hundred;
+
+    impl Ceiling for Hundred {
+        fn passed_by(&self, more: u64) -> Option<u64> {
+            (more > 100).then_some(4096)
+        }
+    }
+
+    #[test]
+    fn nobody_gets_what_the_process_has_not() {
+        let budget = Budget::below(Arc::new(Hundred));
+        let usage = budget.usage();
+        assert_eq!(usage.memory_limit(), None);
+        budget.take(100).unwrap();
+        let hit = budget.take(101).unwrap_err();
+        let (limit, more) = (4096, 101);
+        assert_eq!(hit, MemoryLimitHit::Ceiling { limit, more });
+        assert_eq!((usage.memory(), usage.memory_refusals()), (100, 1));
+        // Its own limit is still that.
+        budget.set_memory(Some(150));
+        let hit = budget.take(100).unwrap_err();
+        assert!(matches!(hit, MemoryLimitHit::Budget { .. }), "{hit}");
+        assert_eq!((usage.memory(), usage.memory_refusals()), (100, 2));
     }
 
     #[test]

@@ -61,11 +61,12 @@ pub(crate) struct Limiter {
 }
 
 /// The root cause of the trap that ends a guest at its memory limit.
-#[derive(Debug, thiserror::Error)]
-#[error("memory limit of {limit} bytes reached: {wanted} bytes wanted")]
-pub(crate) struct MemoryLimitHit {
-    pub(crate) limit: u64,
-    pub(crate) wanted: u64,
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum MemoryLimitHit {
+    #[error("memory limit of {limit} bytes reached: {wanted} bytes wanted")]
+    Budget { limit: u64, wanted: u64 },
+    #[error("memory limit of {limit} bytes of the whole process reached: {more} bytes more wanted")]
+    Ceiling { limit: u64, more: u64 },
 }
 
 impl Limiter {

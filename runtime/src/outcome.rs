@@ -25,6 +25,11 @@ pub enum Outcome {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// It wanted more memory than the process had left, by the [`Ceiling`](crate::Ceiling) of its budget.
+    NoMemoryLeft {
+        /// The limit, in bytes, of all that it shares.
+        limit: u64,
+    },
     /// It called deeper than its stack: `trace` as for a trap.
     StackOverflow {
         /// What happened, then a line for each frame.
@@ -81,7 +86,10 @@ impl Outcome {
             return Self::Exited(exit.0.cast_unsigned());
         }
         if let Some(hit) = error.downcast_ref::<MemoryLimitHit>() {
-            return Self::OutOfMemory { limit: hit.limit };
+            return match *hit {
+                MemoryLimitHit::Budget { limit, .. } => Self::OutOfMemory { limit },
+                MemoryLimitHit::Ceiling { limit, .. } => Self::NoMemoryLeft { limit },
+            };
         }
         if let Some((what, limit)) = too_many(&error, limits) {
             return Self::TooMany { what, limit };
@@ -105,6 +113,9 @@ impl Outcome {
             Self::OutOfMemory { limit } => Some(format!(
                 "the guest reached its memory limit of {limit} bytes"
             )),
+            Self::NoMemoryLeft { limit } => Some(format!(
+                "no memory is left for the guest: all that share the limit of {limit} bytes have reached it"
+            )),
             Self::TooMany { what, limit } => {
                 Some(format!("the guest reached its limit of {limit} {what}"))
             }
@@ -121,6 +132,7 @@ impl Outcome {
         match self {
             Self::Trapped { trace } | Self::StackOverflow { trace } => trace.clone(),
             Self::OutOfMemory { .. }
+            | Self::NoMemoryLeft { .. }
             | Self::TooMany { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Exited(_)

@@ -4,10 +4,10 @@
 //! guests that run, and needs no guest to be asked; so it does not go through the container's driver.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasi_bundles::{CpuLimit, Limits};
-use wasi_runtime::{Budget, CpuQuota};
+use wasi_runtime::{Budget, Ceiling, CpuQuota};
 
 use crate::Error;
 
@@ -19,13 +19,13 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// The limits of a bundle. To be called on a thread of the host's: a quota starts a thread.
+    /// The limits of a bundle, below that of the shim. To be called on a thread of the host's: a quota starts a thread.
     ///
     /// # Errors
     ///
     /// [`Error::Limit`] when that thread cannot be started.
-    pub fn new(limits: Limits) -> Result<Self, Error> {
-        let budget = Budget::default();
+    pub fn new(limits: Limits, ceiling: Arc<dyn Ceiling>) -> Result<Self, Error> {
+        let budget = Budget::below(ceiling);
         apply(&budget, limits)?;
         Ok(Self {
             limits: Mutex::new(limits),
@@ -100,10 +100,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cgroup::MemoryCeiling;
 
     #[test]
     fn an_update_counts_at_once_or_not_at_all() {
-        let allowance = Allowance::new(Limits::default()).unwrap();
+        let ceiling = Arc::new(MemoryCeiling::default());
+        let allowance = Allowance::new(Limits::default(), ceiling).unwrap();
         let usage = allowance.budget().usage();
         let json = br#"{"memory": {"limit": 1048576}, "cpu": {"quota": 5000, "period": 20000}}"#;
         allowance.update(json).unwrap();

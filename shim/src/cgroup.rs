@@ -21,6 +21,7 @@
 //! (`cgroups.json`), before it is made, for `delete`. Folders that were there before are let be; rmdir
 //! itself spares one that is in use.
 
+mod ceiling;
 mod guests;
 mod hierarchy;
 mod made;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wasi_bundles::{Bundle, Cgroup, CgroupPath, CpuShare};
 
+pub use self::ceiling::MemoryCeiling;
 use self::hierarchy::Hierarchy;
 pub use self::made::sweep;
 use self::made::{record, remove};
@@ -45,6 +47,7 @@ use crate::daemon::group_of;
 pub struct Cgroups {
     home: Arc<Mutex<Option<Home>>>,
     origin: Origin,
+    ceiling: Arc<MemoryCeiling>,
 }
 
 /// Where the shim lives now.
@@ -82,6 +85,11 @@ impl Cgroups {
             made: Vec::new(),
             shared: true,
         });
+        let hierarchies = hierarchy::mounted().unwrap_or_default().into_iter();
+        let places: Vec<_> = hierarchies
+            .filter_map(|hierarchy| hierarchy.place().map(|folder| (hierarchy, folder)))
+            .collect();
+        cgroups.ceiling.moved(&places);
         cgroups
     }
 
@@ -89,6 +97,12 @@ impl Cgroups {
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin.clone()
+    }
+
+    /// What the kernel leaves to the shim where it lives.
+    #[must_use]
+    pub fn ceiling(&self) -> Arc<MemoryCeiling> {
+        Arc::clone(&self.ceiling)
     }
 
     /// Moves the shim to the home that the container of `bundle` gives it, unless it has one. Blocks for
@@ -116,6 +130,7 @@ impl Cgroups {
             if !settled.shared {
                 settled.weigh(cgroup.cpu);
             }
+            self.ceiling.moved(&settled.folders);
             *home = Some(settled);
             log::info!("the shim lives in the cgroup {path}");
         }

@@ -156,7 +156,7 @@ impl Containers {
             id: &creation.id,
         };
         let terminal = creation.terminal.then_some(plan.process().console_size);
-        let allowance = Allowance::new(*plan.limits())?;
+        let allowance = Allowance::new(*plan.limits(), self.placement.ceiling())?;
         let cgroup = plan.cgroup().clone();
         let (checkpoint, hooked) = hooks.create();
         let (gate, asked) = Gate::new();

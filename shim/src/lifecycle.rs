@@ -271,7 +271,9 @@ pub fn exit_status(outcome: Option<&Outcome>, signal: Option<Signal>) -> u32 {
     match outcome {
         Some(Outcome::Exited(code)) => code & 0xff,
         Some(Outcome::Trapped { .. }) => TRAPPED,
-        Some(Outcome::OutOfMemory { .. }) => Signal::KILL.exit_status(),
+        Some(Outcome::OutOfMemory { .. } | Outcome::NoMemoryLeft { .. }) => {
+            Signal::KILL.exit_status()
+        }
         Some(Outcome::StackOverflow { .. }) => STACK_OVERFLOW,
         Some(Outcome::TooMany { .. }) => TOO_MANY,
         Some(Outcome::DeadlineExceeded { .. }) => DEADLINE,

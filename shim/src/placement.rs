@@ -4,11 +4,13 @@
 //! [`crate::oom_score`] say what that means. What blocks of it is done beside the control
 //! thread, and only where there is something to do: a thread of the pool stays for 10 s.
 
+use std::sync::Arc;
+
 use tokio::task::spawn_blocking;
 use wasi_bundles::{Bundle, Cgroup, CpuShare};
 
 use crate::Error;
-use crate::cgroup::{Cgroups, Origin};
+use crate::cgroup::{Cgroups, MemoryCeiling, Origin};
 use crate::oom_score::OomScore;
 
 /// Places containers. Cloning shares what it knows.
@@ -29,6 +31,12 @@ impl Placement {
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.cgroups.origin()
+    }
+
+    /// The memory that the kernel leaves to containers.
+    #[must_use]
+    pub fn ceiling(&self) -> Arc<MemoryCeiling> {
+        self.cgroups.ceiling()
     }
 
     /// Moves the shim to where a container belongs, as [`Cgroups::join`] has it.

@@ -305,7 +305,10 @@ impl Process {
         let exit = Exit {
             status: exit_status(outcome.as_ref(), guest.ended_by),
             at: SystemTime::now(),
-            oom: matches!(outcome, Some(Outcome::OutOfMemory { .. })),
+            oom: matches!(
+                outcome,
+                Some(Outcome::OutOfMemory { .. } | Outcome::NoMemoryLeft { .. })
+            ),
         };
         let mut holds = std::mem::take(&mut self.holds);
         let rest = tokio::spawn(async move {

@@ -17,6 +17,7 @@ use super::pods::{image, pid, shim_of};
 cases![
     a_pod_is_charged_for_its_shim_and_its_guests,
     a_guest_has_no_more_memory_than_its_pod,
+    a_pod_that_the_kernel_ends_is_known_to_have_ended,
     a_guest_has_no_more_processor_time_than_its_pod,
     the_numbers_of_a_pod_add_up,
 ];
@@ -24,14 +25,26 @@ cases![
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A guest that writes to so many MiB, and then computes.
-fn fills(containerd: &Containerd, cri: &Cri, mebibytes: u32) -> Result<Image> {
-    let image = Image::new(&format!("fills-{mebibytes}:1"))
+/// A guest that takes memory.
+fn taking(containerd: &Containerd, cri: &Cri, name: &str, module: Vec<u8>) -> Result<Image> {
+    let image = Image::new(&format!("{name}:1"))
         .platform("linux", "amd64")
-        .file("/app.wasm", guests::fills(mebibytes)?)
+        .file("/app.wasm", module)
         .entrypoint(["/app.wasm"]);
     cri.import(containerd, &image)?;
     Ok(image)
+}
+
+/// One that writes to so many MiB, and then computes.
+fn fills(containerd: &Containerd, cri: &Cri, mebibytes: u32) -> Result<Image> {
+    let name = format!("fills-{mebibytes}");
+    taking(containerd, cri, &name, guests::fills(mebibytes)?)
+}
+
+/// Limits the memory of a pod that is to come, in bytes.
+fn bounded(cri: &Cri, pod: &str, most: u64) -> Result<()> {
+    let v1 = ("memory.limit_in_bytes", most);
+    limit(cri, pod, "memory", v1, &most.to_string())
 }
 
 /// The folder of a pod's cgroup, which the kubelet makes.
@@ -103,26 +116,54 @@ fn a_pod_is_charged_for_its_shim_and_its_guests(containerd: &Containerd) -> Resu
     pod.remove()
 }
 
-/// The kernel ends the shim then, which is the whole pod.
 fn a_guest_has_no_more_memory_than_its_pod(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (image, all) = (
-        image(containerd, &cri, "sleep")?,
-        fills(containerd, &cri, 400)?,
-    );
-    let most = 128 * MIB;
-    limit(
-        &cri,
-        "full",
-        "memory",
-        ("memory.limit_in_bytes", most),
-        &most.to_string(),
-    )?;
+    let beside = image(containerd, &cri, "sleep")?;
+    let takes_all = taking(containerd, &cri, "takes-all", guests::takes_all()?)?;
+    bounded(&cri, "full", 128 * MIB)?;
     let pod = cri.pod("full").run()?;
-    let other = pod.container("other", &image).start()?;
+    let other = pod.container("other", &beside).start()?;
     other.writes("sleeping")?;
-    let container = pod.container("fills", &all).start()?;
-    for container in [container, other] {
+    let container = pod.container("takes-all", &takes_all).start()?;
+    let status = container.wait()?;
+    ensure!(
+        status.exit_code == 137 && status.reason == "OOMKilled",
+        "{status:?}"
+    );
+    container.writes("no memory is left for the guest")?;
+    // The others go on, and there is memory again.
+    pod.container("after", &beside)
+        .start()?
+        .writes("sleeping")?;
+    other.stop(30)?;
+    ensure!(other.wait()?.exit_code == 143);
+    pod.remove()
+}
+
+/// Two that grow before either writes to what it has. The kernel ends the shim then, which is the whole pod.
+fn a_pod_that_the_kernel_ends_is_known_to_have_ended(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = taking(
+        containerd,
+        &cri,
+        "fills-later",
+        guests::fills_when_told(80)?,
+    )?;
+    bounded(&cri, "ended", 128 * MIB)?;
+    let pod = cri.pod("ended").run()?;
+    let grown = |name| {
+        let container = pod.container(name, &image);
+        let container = container.with(|config| config.stdin = true).start()?;
+        container.writes("grown")?;
+        anyhow::Ok(container)
+    };
+    let both = [grown("one")?, grown("other")?];
+    let mut streams = [&both[0], &both[1]].map(|container| container.attach(false, true));
+    // To one that is gone already nothing can be said.
+    for streams in streams.iter_mut().flatten() {
+        drop(streams.send("go"));
+    }
+    for container in both {
         let status = container.wait()?;
         // As CRI says it of all that it has lost.
         ensure!(status.exit_code == 255, "{status:?}");

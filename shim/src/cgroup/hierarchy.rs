@@ -96,10 +96,25 @@ impl Hierarchy {
     /// The `cgroup.procs` of the cgroup that this process is in, opened for writing. None if that is
     /// outside of what is mounted, or may not be written to.
     pub(super) fn own(&self) -> Option<File> {
-        let table = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own = self.find_own(&table)?;
-        let procs = own.join("cgroup.procs");
+        let procs = self.place()?.join("cgroup.procs");
         OpenOptions::new().write(true).open(procs).ok()
+    }
+
+    /// The folder of the cgroup that this process is in, if that is mounted.
+    pub(super) fn place(&self) -> Option<PathBuf> {
+        let table = fs::read_to_string("/proc/self/cgroup").ok()?;
+        self.find_own(&table)
+    }
+
+    /// That of version 2, mounted there.
+    #[cfg(test)]
+    pub(super) fn unified(mount: &Path) -> Self {
+        Self {
+            mount: mount.to_owned(),
+            root: PathBuf::from("/"),
+            version: CgroupVersion::V2,
+            controllers: Vec::new(),
+        }
     }
 
     /// The folder of the process whose `/proc/<pid>/cgroup` is `table`.

@@ -108,6 +108,10 @@ fn exits_have_the_numbers_of_the_design() {
         exit_status(Some(&Outcome::OutOfMemory { limit: 1 }), None),
         137
     );
+    assert_eq!(
+        exit_status(Some(&Outcome::NoMemoryLeft { limit: 1 }), None),
+        137
+    );
     let overflow = Outcome::StackOverflow {
         trace: String::new(),
     };
