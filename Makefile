@@ -44,7 +44,7 @@ fuzz: ## Fuzz each target of fuzz/ for FUZZ_SECONDS (20), after `make build`
 	CARGO=$(CARGO) fuzz/run
 
 process: ## Tests of the built shim against a fake containerd (root)
-	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test node --test deploy --test exec --test execs --test stdio --test terminals --test exec_terminals --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test soak
+	$(CARGO) test --release --locked -p integration-tests --lib --bins --test architecture --test fake --test process --test endings --test requests --test node --test deploy --test exec --test execs --test stdio --test terminals --test exec_terminals --test hooks --test hook_failures --test cgroups --test limits --test idle --test specs --test recovery --test sandbox --test soak
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd

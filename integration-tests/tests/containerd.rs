@@ -90,7 +90,10 @@ const NODE_MODULES: &[Module<Containerd>] = &[
 const CROWD_MODULES: &[Module<Containerd>] = &[("crowds", cases::crowds::CASES)];
 
 /// Those of pods without a pause container, which containerd has since 1.7, and of users of their own since 2.0.
-const SANDBOX_MODULES: &[Module<Containerd>] = &[("sandboxes", cases::sandboxes::CASES)];
+const SANDBOX_MODULES: &[Module<Containerd>] = &[
+    ("sandboxes", cases::sandboxes::CASES),
+    ("network", cases::sandboxes::NETWORK),
+];
 
 const USER_MODULES: &[Module<Containerd>] = &[
     ("sandboxes", cases::sandboxes::CASES),

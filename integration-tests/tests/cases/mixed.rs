@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::cri::Cri;
-use integration_tests::guests;
 use integration_tests::image::Image;
 use integration_tests::native;
 use integration_tests::poll;
@@ -15,6 +14,8 @@ use k8s_cri::v1::{
     NamespaceOption, UpdateContainerResourcesRequest,
 };
 use rustix::process::Signal;
+
+use super::pods::image;
 
 cases![
     linux_containers_are_in_the_pod_of_wasm_ones,
@@ -28,16 +29,8 @@ cases![
     a_linux_container_may_be_what_no_wasm_container_can_be,
 ];
 
-fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
-    let image = Image::new(&format!("mixed-{name}:1"))
-        .platform("linux", "amd64")
-        .file("/app.wasm", guests::named(name)?)
-        .entrypoint(["/app.wasm"]);
-    cri.import(containerd, &image)?;
-    Ok(image)
-}
-
-fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
+/// The image of a Linux program.
+pub(super) fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
     let image = native::image()?.renamed("mixed-linux:1");
     cri.import(containerd, &image)?;
     Ok(image)
@@ -60,7 +53,7 @@ fn children(containerd: &Containerd, pod: &str) -> usize {
 
 fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = cri.pod("mixed").run()?;
     let app = pod.container("app", &wasm).start()?;
     app.writes("sleeping")?;
@@ -99,7 +92,7 @@ fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Resu
 
 fn an_init_container_comes_before_the_wasm_one(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "hello")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "hello")?, linux(containerd, &cri)?);
     let pod = cri.pod("init").run()?;
     let init = pod.container("init", &linux).start()?;
     ensure!(init.wait()?.exit_code == 0);
@@ -125,7 +118,7 @@ fn a_linux_container_of_a_pod_is_asked_as_any(containerd: &Containerd) -> Result
 
 fn a_pods_volumes_and_user_are_a_wasm_containers_too(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let image = wasm(containerd, &cri, "files")?;
+    let image = image(containerd, &cri, "files")?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("single");
     std::fs::write(&file, "of the host\n")?;
@@ -165,7 +158,7 @@ fn a_pods_volumes_and_user_are_a_wasm_containers_too(containerd: &Containerd) ->
 
 fn the_limits_of_a_container_are_changed(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = cri.pod("limits").run()?;
     for container in [
         pod.container("app", &wasm).start()?,
@@ -205,7 +198,7 @@ fn the_linux_containers_of_a_pod_may_see_each_others_processes(
     containerd: &Containerd,
 ) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = cri.pod("processes").run()?;
     let app = pod.container("app", &wasm).with(shares_processes).start()?;
     app.writes("sleeping")?;
@@ -292,7 +285,7 @@ fn runc_knows(id: &str) -> bool {
 
 fn the_processes_of_a_wasm_container_are_none(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = cri.pod("debugged").run()?;
     let app = pod.container("app", &wasm).start()?;
     app.writes("sleeping")?;
@@ -317,7 +310,7 @@ fn the_processes_of_a_wasm_container_are_none(containerd: &Containerd) -> Result
 
 fn a_linux_container_may_be_what_no_wasm_container_can_be(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "hello")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "hello")?, linux(containerd, &cri)?);
     // An annotation of ours with a value that it cannot have.
     let nonsense = |config: &mut k8s_cri::v1::ContainerConfig| {
         let (key, value) = ("io.containerd.wasi.v1.allow-net", "nonsense");

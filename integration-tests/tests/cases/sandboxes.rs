@@ -6,16 +6,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::cri::Cri;
-use integration_tests::guests;
-use integration_tests::image::Image;
 use integration_tests::invocation::Invocation;
-use integration_tests::native;
 use integration_tests::pod::{Pod, PodBuilder};
 use integration_tests::poll;
 use integration_tests::processes::Process;
 use k8s_cri::v1::{
     DnsConfig, IdMapping, NamespaceMode, NamespaceOption, PodSandboxState, UserNamespace,
 };
+use rustix::process::Signal;
+
+use super::mixed::linux;
+use super::pods::image;
 
 cases![
     a_pod_has_no_pause_container_and_leaves_nothing,
@@ -23,30 +24,23 @@ cases![
     a_pods_files_are_in_its_containers,
     a_pod_has_its_kernel_parameters_and_its_name,
     a_pod_outlives_the_daemon,
+    a_pod_whose_shim_is_killed_is_known_to_have_ended,
     a_pod_that_cannot_be_is_refused,
     processes_are_not_shared_without_a_pause_image,
 ];
+
+/// With containerd 1.7. The next ones end by a nil pointer when they are asked for that, up to a fix of 2026
+/// (containerd #12983).
+pub(crate) const NETWORK: &[crate::Case] = &[(
+    "a_pod_may_have_the_nodes_network",
+    a_pod_may_have_the_nodes_network,
+)];
 
 /// With containerd 2.0 and newer.
 pub(crate) const USERS: &[crate::Case] = &[(
     "a_pod_with_users_of_its_own_is_a_real_one",
     a_pod_with_users_of_its_own_is_a_real_one,
 )];
-
-fn wasm(containerd: &Containerd, cri: &Cri, name: &str) -> Result<Image> {
-    let image = Image::new(&format!("sandbox-{name}:1"))
-        .platform("linux", "amd64")
-        .file("/app.wasm", guests::named(name)?)
-        .entrypoint(["/app.wasm"]);
-    cri.import(containerd, &image)?;
-    Ok(image)
-}
-
-fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
-    let image = native::image()?.renamed("sandbox-linux:1");
-    cri.import(containerd, &image)?;
-    Ok(image)
-}
 
 fn pod<'a>(cri: &'a Cri, name: &str) -> PodBuilder<'a> {
     cri.pod(name).handler("sandbox")
@@ -94,7 +88,7 @@ fn process(containerd: &Containerd, id: &str) -> Result<PathBuf> {
 
 fn a_pod_has_no_pause_container_and_leaves_nothing(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let image = wasm(containerd, &cri, "sleep")?;
+    let image = image(containerd, &cri, "sleep")?;
     let pod = pod(&cri, "alone").run()?;
     ensure!(pod.status()?.state() == PodSandboxState::SandboxReady);
     ensure!(pod.address()?.starts_with("10.88."), "{}", pod.address()?);
@@ -120,7 +114,7 @@ fn a_pod_has_no_pause_container_and_leaves_nothing(containerd: &Containerd) -> R
 
 fn wasm_and_linux_containers_are_in_the_pod(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (wasm(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
     let pod = pod(&cri, "several").run()?;
     let shim = shim_of(containerd, &pod)?;
     let held = holder(&shim, &pod)?;
@@ -152,7 +146,7 @@ fn wasm_and_linux_containers_are_in_the_pod(containerd: &Containerd) -> Result<(
 
 fn a_pods_files_are_in_its_containers(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
-    let image = wasm(containerd, &cri, "files")?;
+    let image = image(containerd, &cri, "files")?;
     let pod = pod(&cri, "files")
         .with(|config| {
             config.dns_config = Some(DnsConfig {
@@ -214,7 +208,7 @@ fn a_pod_outlives_the_daemon(containerd: &Containerd) -> Result<()> {
     let node = Containerd::builder(containerd.version()).node();
     let mut containerd = node.env("ENABLE_CRI_SANDBOXES", "1").start()?;
     let cri = Cri::connect(&containerd)?;
-    let image = wasm(&containerd, &cri, "sleep")?;
+    let image = image(&containerd, &cri, "sleep")?;
     let pod = pod(&cri, "lasting").run()?;
     let container = pod.container("sleep", &image).start()?;
     container.writes("sleeping")?;
@@ -231,6 +225,40 @@ fn a_pod_outlives_the_daemon(containerd: &Containerd) -> Result<()> {
     later.writes("sleeping")?;
     pod.remove()?;
     containerd.stop()
+}
+
+fn a_pod_may_have_the_nodes_network(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = image(containerd, &cri, "sleep")?;
+    let pod = pod(&cri, "host").host_network().run()?;
+    let container = pod.container("sleep", &image).start()?;
+    container.writes("sleeping")?;
+    let held = holder(&shim_of(containerd, &pod)?, &pod)?;
+    let node = namespace(&PathBuf::from(format!("/proc/{}", containerd.pid())), "net")?;
+    for thread in [held, process(containerd, container.id())?] {
+        ensure!(namespace(&thread, "net")? == node, "{thread:?}");
+    }
+    pod.remove()
+}
+
+fn a_pod_whose_shim_is_killed_is_known_to_have_ended(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let image = image(containerd, &cri, "sleep")?;
+    let pod = pod(&cri, "killed").run()?;
+    let container = pod.container("sleep", &image).start()?;
+    container.writes("sleeping")?;
+    let shim = shim_of(containerd, &pod)?;
+    shim.signal(Signal::KILL);
+    gone(&shim)?;
+    // As CRI says it of all that it has lost.
+    ensure!(container.wait()?.exit_code == 255);
+    poll::until("the pod has ended", Duration::from_secs(20), || {
+        match pod.status().map(|status| status.state()) {
+            Ok(PodSandboxState::SandboxNotready) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
+    pod.remove()
 }
 
 /// As `hostUsers: false` has it.

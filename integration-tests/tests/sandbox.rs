@@ -1,0 +1,192 @@
+//! The Sandbox service of the real binary, request by request: what containerd's CRI plugin does not ask, and what
+//! it never asks in this order.
+
+use anyhow::{Context as _, Result, ensure};
+use containerd_shim_protos::cgroups::metrics::Metrics as V1;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics as V2;
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+    SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    WaitSandboxRequest,
+};
+use containerd_shim_protos::sandbox_sync::SandboxClient;
+use integration_tests::bundle::Bundle;
+use integration_tests::dialect::Dialect;
+use integration_tests::fake::FakeContainerd;
+use integration_tests::guests;
+use integration_tests::tasks::{Api, Tasks, code, message};
+use k8s_cri::v1::{
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata,
+};
+use prost::Message as _;
+use protobuf::Message as _;
+use protobuf::well_known_types::any::Any;
+use ttrpc::{Client, Code};
+
+const POD: &str = "pod";
+
+/// The bundle of a sandbox, in which containerd writes no `config.json`, and its shim.
+fn served(fake: &FakeContainerd) -> Result<(String, SandboxClient, Bundle)> {
+    let bundle = fake.bundle(POD).write()?;
+    std::fs::remove_file(bundle.path().join("config.json"))?;
+    let address = fake.start(&bundle, Dialect::Bootstrap)?.address;
+    let client = SandboxClient::new(Client::connect(&address)?);
+    Ok((address, client, bundle))
+}
+
+/// A pod that has the node's namespaces, or asks for its own.
+fn creation(bundle: &Bundle, mode: NamespaceMode) -> CreateSandboxRequest {
+    let config = PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: "web".to_owned(),
+            ..PodSandboxMetadata::default()
+        }),
+        linux: Some(LinuxPodSandboxConfig {
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(NamespaceOption {
+                    network: mode.into(),
+                    ipc: mode.into(),
+                    ..NamespaceOption::default()
+                }),
+                ..LinuxSandboxSecurityContext::default()
+            }),
+            ..LinuxPodSandboxConfig::default()
+        }),
+        ..PodSandboxConfig::default()
+    };
+    let mut request = CreateSandboxRequest::new();
+    POD.clone_into(&mut request.sandbox_id);
+    request.bundle_path = bundle.path().display().to_string();
+    request.options = Some(Any {
+        type_url: "runtime.v1.PodSandboxConfig".to_owned(),
+        value: config.encode_to_vec(),
+        ..Any::default()
+    })
+    .into();
+    request
+}
+
+/// A method of a sandbox, by name.
+macro_rules! ask {
+    ($client:expr, $method:ident, $request:ident, $id:expr) => {{
+        let mut request = $request::new();
+        $id.clone_into(&mut request.sandbox_id);
+        $client.$method(ttrpc::context::with_timeout(20_000_000_000), &request)
+    }};
+}
+
+fn create(client: &SandboxClient, request: &CreateSandboxRequest) -> ttrpc::Result<()> {
+    let context = ttrpc::context::with_timeout(20_000_000_000);
+    client.create_sandbox(context, request).map(drop)
+}
+
+#[test]
+fn a_sandbox_tells_of_itself_from_its_start_to_its_end() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (address, client, bundle) = served(&fake)?;
+    let early = ask!(client, sandbox_status, SandboxStatusRequest, POD);
+    ensure!(code(&early) == Some(Code::NOT_FOUND), "{early:?}");
+    create(&client, &creation(&bundle, NamespaceMode::Node))?;
+    let again = create(&client, &creation(&bundle, NamespaceMode::Node));
+    ensure!(code(&again) == Some(Code::ALREADY_EXISTS), "{again:?}");
+    let status = ask!(client, sandbox_status, SandboxStatusRequest, POD)?;
+    ensure!(status.state == "SANDBOX_NOTREADY", "{status:?}");
+    let started = ask!(client, start_sandbox, StartSandboxRequest, POD)?;
+    let own = std::fs::read_link("/proc/self/ns/net")?;
+    let theirs = std::fs::read_link(format!("/proc/{}/ns/net", started.pid))?;
+    ensure!(own == theirs, "{theirs:?} is not the node's network");
+
+    let platform = ask!(client, platform, PlatformRequest, POD)?.platform;
+    ensure!(platform.os == "linux", "{platform:?}");
+    ask!(client, ping_sandbox, PingRequest, POD)?;
+    let other = ask!(client, ping_sandbox, PingRequest, "other");
+    ensure!(code(&other) == Some(Code::NOT_FOUND), "{other:?}");
+    let mut verbose = SandboxStatusRequest::new();
+    POD.clone_into(&mut verbose.sandbox_id);
+    verbose.verbose = true;
+    let context = ttrpc::context::with_timeout(20_000_000_000);
+    let status = client.sandbox_status(context, &verbose)?;
+    ensure!(status.state == "SANDBOX_READY", "{status:?}");
+    ensure!(status.pid == started.pid, "{status:?}");
+    let info: serde_json::Value = serde_json::from_str(&status.info["info"])?;
+    let name = &info["runtimeSpec"]["annotations"]["io.kubernetes.cri.sandbox-name"];
+    ensure!(name == "web", "{info}");
+
+    let tasks = Tasks::connect(&address, Api::V3)?;
+    let container = fake
+        .bundle("app")
+        .file("/app.wasm", guests::fills(3)?)
+        .args(["/app.wasm"])
+        .annotation("io.kubernetes.cri.sandbox-id", POD)
+        .write()?;
+    tasks.create(&container)?;
+    tasks.start("app")?;
+    let metrics = ask!(client, sandbox_metrics, SandboxMetricsRequest, POD)?.metrics;
+    ensure!(metrics.id == POD, "{metrics:?}");
+    let used = match metrics.data.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => {
+            let all = V1::parse_from_bytes(&metrics.data.value)?;
+            all.memory.usage.usage
+        }
+        "io.containerd.cgroups.v2.Metrics" => {
+            V2::parse_from_bytes(&metrics.data.value)?.memory.usage
+        }
+        other => anyhow::bail!("{other}"),
+    };
+    ensure!(used == 3 << 20, "{used} bytes are the pod's");
+
+    ask!(client, stop_sandbox, StopSandboxRequest, POD)?;
+    let ended = ask!(client, wait_sandbox, WaitSandboxRequest, POD)?;
+    ensure!(ended.exit_status == 137, "{ended:?}");
+    let status = ask!(client, sandbox_status, SandboxStatusRequest, POD)?;
+    ensure!(status.state == "SANDBOX_NOTREADY", "{status:?}");
+    ensure!(status.exited_at.is_some(), "{status:?}");
+    ask!(client, stop_sandbox, StopSandboxRequest, POD).context("twice")?;
+    ask!(client, shutdown_sandbox, ShutdownSandboxRequest, POD)?;
+    fake.shims_end()
+}
+
+#[test]
+fn what_cannot_be_a_sandbox_is_refused_by_name() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (_, client, bundle) = served(&fake)?;
+    let refused = |request: CreateSandboxRequest, words: &str| -> Result<()> {
+        let answer = create(&client, &request);
+        ensure!(code(&answer) == Some(Code::INVALID_ARGUMENT), "{answer:?}");
+        let told = message(answer);
+        ensure!(told.contains(words), "{told:?} does not say {words:?}");
+        Ok(())
+    };
+    let mut other = creation(&bundle, NamespaceMode::Node);
+    other.options.mut_or_insert_default().type_url = "somebody.Else".to_owned();
+    refused(other, "somebody.Else")?;
+    let mut broken = creation(&bundle, NamespaceMode::Node);
+    broken.options.mut_or_insert_default().value = vec![0xff];
+    refused(broken, "PodSandboxConfig")?;
+    refused(
+        creation(&bundle, NamespaceMode::Pod),
+        "no network namespace",
+    )?;
+    // None of them is in the way of one that can.
+    create(&client, &creation(&bundle, NamespaceMode::Node))?;
+    ask!(client, shutdown_sandbox, ShutdownSandboxRequest, POD)?;
+    fake.shims_end()
+}
+
+#[test]
+fn what_newer_daemons_ask_is_unimplemented() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let (address, client, bundle) = served(&fake)?;
+    create(&client, &creation(&bundle, NamespaceMode::Node))?;
+    let connection = Client::connect(&address)?;
+    for method in ["PortForward", "UpdateSandbox"] {
+        let mut request = ttrpc::Request::new();
+        "containerd.runtime.sandbox.v1.Sandbox".clone_into(&mut request.service);
+        method.clone_into(&mut request.method);
+        let answer = connection.request(request);
+        ensure!(code(&answer) == Some(Code::UNIMPLEMENTED), "{answer:?}");
+    }
+    ask!(client, shutdown_sandbox, ShutdownSandboxRequest, POD)?;
+    fake.shims_end()
+}
