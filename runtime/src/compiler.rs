@@ -4,12 +4,14 @@
 //! module. Watched from here is what it cannot be trusted with: how long it takes, and how much it
 //! says.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -46,6 +48,17 @@ pub enum Progress {
 pub struct Compiler {
     program: PathBuf,
     patience: Duration,
+    prepare: Option<Prepare>,
+}
+
+/// What is done to each child before it runs.
+#[derive(Clone)]
+struct Prepare(Arc<dyn Fn(&mut Command) + Send + Sync>);
+
+impl fmt::Debug for Prepare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepare")
+    }
 }
 
 impl Compiler {
@@ -60,7 +73,16 @@ impl Compiler {
         Self {
             program,
             patience: Self::PATIENCE,
+            prepare: None,
         }
+    }
+
+    /// Has `prepare` change each child before it is run: to have it in another cgroup than the engine's process,
+    /// for example. Its arguments, environment and standard streams are the compiler's own.
+    #[must_use]
+    pub fn prepared_by(self, prepare: impl Fn(&mut Command) + Send + Sync + 'static) -> Self {
+        let prepare = Some(Prepare(Arc::new(prepare)));
+        Self { prepare, ..self }
     }
 
     /// Stops compilations after another time than [`Compiler::PATIENCE`].
@@ -114,7 +136,11 @@ impl Compiler {
     ) -> io::Result<Run> {
         let mut wasm = wasm.try_clone()?;
         wasm.rewind()?;
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        if let Some(Prepare(prepare)) = &self.prepare {
+            prepare(&mut command);
+        }
+        let child = command
             .args(arguments)
             .arg(settings.name())
             .env_clear()

@@ -5,13 +5,14 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use wasi_bundles::Kind;
 use wasi_runtime::{Artifact, Cache, Compiler, Engine, Loaded, Origin, Pool, Progress};
 
 use crate::content::Layer;
-use crate::{Error, StartError};
+use crate::{Error, StartError, cgroup};
 
 /// The file name of the compile child, which lies beside the shim.
 const COMPILER: &str = "containerd-shim-wasi-compile";
@@ -58,7 +59,7 @@ fn bytes(value: &OsStr) -> Result<u64, StartError> {
 #[derive(Debug)]
 pub struct Programs {
     cache: CacheOptions,
-    compiler: PathBuf,
+    compiler: Compiler,
     loaded: OnceLock<(Engine, Cache)>,
     /// For components of WASI 0.3; made when a container asks for it.
     asynchronous: OnceLock<Engine>,
@@ -72,11 +73,20 @@ impl Programs {
     pub fn new(program: &Path, cache: CacheOptions) -> Self {
         Self {
             cache,
-            compiler: program.with_file_name(COMPILER),
+            compiler: Compiler::new(program.with_file_name(COMPILER)),
             loaded: OnceLock::new(),
             asynchronous: OnceLock::new(),
             pool: OnceLock::new(),
         }
+    }
+
+    /// Has the compiler run at `origin`. What it makes is for all containers of the host, so its memory and its
+    /// time are charged to none: they may be more than a pod has.
+    #[must_use]
+    pub fn compiled_at(mut self, origin: cgroup::Origin) -> Self {
+        let prepare = move |command: &mut Command| origin.apply_to(command);
+        self.compiler = self.compiler.prepared_by(prepare);
+        self
     }
 
     /// The code of `file`, a container's entrypoint at `path`, which may be of WASI 0.3 if `wasi_0_3` says
@@ -181,7 +191,7 @@ impl Programs {
             )))
             .and_then(|folder| {
                 let engine = Engine::new().map_err(Error::Engine)?;
-                let compiler = Compiler::new(self.compiler.clone());
+                let compiler = self.compiler.clone();
                 let cache = Cache::new(folder.into(), compiler).map_err(Error::Engine)?;
                 Ok(self
                     .loaded

@@ -114,7 +114,6 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     // Whatever fails from here on drops the claim, and with it the socket's file.
     let claim = inheritance.claim;
     let (publisher, forwarder) = events::queue(&inheritance.events_address, &inheritance.namespace);
-    let programs = Programs::new(&inheritance.program, inheritance.cache);
     let oom_score = inheritance.oom_score_adj.and_then(OomScore::new);
     let oom_score = oom_score.unwrap_or_else(|error| {
         log::warn!("cannot make itself likelier to be ended than containerd: {error}");
@@ -125,6 +124,8 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     } else {
         Cgroups::default()
     };
+    let programs = Programs::new(&inheritance.program, inheritance.cache);
+    let programs = programs.compiled_at(cgroups.origin());
     let placement = Placement::new(cgroups.clone(), oom_score);
     let store = ContentStore::new(
         inheritance.containerd,

@@ -17,6 +17,7 @@ use super::pods::{image, pid, shim_of};
 cases![
     a_pod_is_charged_for_its_shim_and_its_guests,
     a_guest_has_no_more_memory_than_its_pod,
+    a_small_pod_runs_a_program_that_takes_more_to_compile,
     a_pod_that_the_kernel_ends_is_known_to_have_ended,
     a_guest_has_no_more_processor_time_than_its_pod,
     the_numbers_of_a_pod_add_up,
@@ -137,6 +138,21 @@ fn a_guest_has_no_more_memory_than_its_pod(containerd: &Containerd) -> Result<()
         .writes("sleeping")?;
     other.stop(30)?;
     ensure!(other.wait()?.exit_code == 143);
+    pod.remove()
+}
+
+/// What compiles once for all pods of a node is none of them.
+fn a_small_pod_runs_a_program_that_takes_more_to_compile(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let mut module = guests::named("hello-go")?;
+    // With a custom section of its own: nobody else has compiled it.
+    module.extend(b"\x00\x05\x04test");
+    let image = taking(containerd, &cri, "go", module)?;
+    bounded(&cri, "small", 32 * MIB)?;
+    let pod = cri.pod("small").run()?;
+    let container = pod.container("go", &image).start()?;
+    let status = container.wait()?;
+    ensure!(status.exit_code == 0, "{status:?}");
     pod.remove()
 }
 
