@@ -71,6 +71,7 @@ mod plan;
 mod preopens;
 mod process;
 mod sysctls;
+mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wasm;
@@ -94,4 +95,5 @@ pub use plan::{Plan, Rootfs};
 pub use preopens::Preopen;
 pub use process::{ConsoleSize, Process, User};
 pub use sysctls::Sysctl;
+pub use telemetry::{Collector, Metrics, Telemetry, Traces};
 pub use wasm::{Kind, NotWasm};

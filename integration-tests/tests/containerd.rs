@@ -46,6 +46,7 @@ mod cases {
     pub(crate) mod sandboxes;
     pub(crate) mod stdio;
     pub(crate) mod streaming;
+    pub(crate) mod telemetry;
     pub(crate) mod tls;
     pub(crate) mod volumes;
     pub(crate) mod worlds;
@@ -73,6 +74,7 @@ const MODULES: &[Module<Containerd>] = &[
     ("cgroups", cases::cgroups::CASES),
     ("worlds", cases::worlds::CASES),
     ("tls", cases::tls::CASES),
+    ("telemetry", cases::telemetry::CASES),
 ];
 
 /// Those that need Kubernetes' interface.

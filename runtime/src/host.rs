@@ -178,8 +178,8 @@ pub(crate) struct Template {
     /// The preopens of WASI 0.1, which has its own.
     files: WasiFilesystemCtx,
     preopens: Preopens,
-    network: Arc<Network>,
-    trust: Trust,
+    pub(crate) network: Arc<Network>,
+    pub(crate) trust: Trust,
 }
 
 impl Template {

@@ -90,7 +90,7 @@ async fn send(
 }
 
 /// A connection to the server of `uri`, encrypted if that is `https`.
-async fn connect(
+pub(crate) async fn connect(
     (network, trust): (&Network, &Trust),
     uri: &Uri,
 ) -> Result<Box<dyn TlsTransport>, Error> {

@@ -28,7 +28,7 @@ use wasmtime_wasi_http::WasiBody;
 use self::body::{Passed, pump};
 use self::conversation::BUFFER_RESPONSE;
 pub(crate) use self::conversation::Conversation;
-pub(crate) use self::upstream::Connections;
+pub(crate) use self::upstream::{Connections, because};
 use crate::call::INITIALIZE;
 use crate::host::Host;
 use crate::module::{WASI, linker};

@@ -45,7 +45,8 @@ pub use self::worker::Worker;
 use self::worker::{Farewell, Handed};
 use crate::host::Template;
 use crate::pool::Reserved;
-use crate::{Error, Guest, Interrupter, Middleware};
+use crate::telemetry::{Exporter, Means, Sources};
+use crate::{Error, Guest, Interrupter, Middleware, Telemetry};
 
 /// Where and how a component serves HTTP/1.1 and HTTP/2 (without TLS).
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub struct Service {
     pub access_log: bool,
     /// A socket that listens, for who asks for `/metrics`: Prometheus' text format.
     pub metrics: Option<TcpListener>,
+    /// What collectors of OpenTelemetry are told.
+    pub telemetry: Option<Telemetry>,
     /// What a [module that is middleware](Middleware) is given, and nothing else is.
     pub middleware: Option<Middleware>,
 }
@@ -131,6 +134,8 @@ pub(crate) struct Team {
     helpers: Vec<Worker>,
     count: usize,
     ended: mpsc::UnboundedReceiver<Farewell>,
+    /// What is to be told, from when it runs.
+    telemetry: Option<(Telemetry, Arc<Sources>)>,
 }
 
 impl Team {
@@ -151,11 +156,16 @@ impl Team {
             })
             .unzip();
         let patience = service.request_timeout.map(Patience::new).transpose()?;
-        let watched = service.access_log || service.metrics.is_some();
+        let telemetry = service.telemetry.map(|telemetry| {
+            let sources = Arc::new(Sources::new(&telemetry));
+            (telemetry, sources)
+        });
+        let watched = service.access_log || service.metrics.is_some() || telemetry.is_some();
         let observer = watched.then(|| {
             Arc::new(Observer {
                 log: service.access_log.then(|| template.guest.stdout.clone()),
                 numbers: Numbers::default(),
+                sources: telemetry.as_ref().map(|(_, sources)| Arc::clone(sources)),
             })
         });
         let shown = service.metrics.zip(observer.clone());
@@ -204,6 +214,7 @@ impl Team {
             helpers,
             count,
             ended,
+            telemetry,
         };
         Ok((team, interrupter))
     }
@@ -232,6 +243,17 @@ impl Team {
         guest.stdin.settle();
         guest.stdout.settle();
         guest.stderr.settle();
+        // By a thread that is confined as this one is by now.
+        let template = &self.server.template;
+        let exporter = self.telemetry.take().and_then(|(telemetry, sources)| {
+            let means = Means {
+                network: Arc::clone(&template.network),
+                trust: template.trust.clone(),
+                stderr: guest.stderr.clone(),
+                budget: guest.budget.clone(),
+            };
+            Exporter::begin(telemetry, sources, means)
+        });
         let work = self.first.work();
         tokio::pin!(work);
         let mut finished = None;
@@ -255,6 +277,11 @@ impl Team {
             "a worker of the service was lost to a panic"
         );
         // One that was killed has left something undone.
-        finished.flatten().filter(|()| worst == Farewell::Done)
+        let done = finished.flatten().filter(|()| worst == Farewell::Done);
+        if let (Some(exporter), Some(())) = (exporter, done) {
+            // A second signal does not wait for a collector.
+            interrupter.guard(exporter.finish()).await;
+        }
+        done
     }
 }

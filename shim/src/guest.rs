@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use wasi_bundles::{HttpOptions, Plan, Process, open_in_root};
 use wasi_runtime::{
-    Artifact, Authorities, Budget, Guest, Limits, Middleware, Network, Peer, Preopen, Service,
+    Artifact, Authorities, Budget, Collector, Guest, Limits, Metrics, Middleware, Network, Peer,
+    Preopen, Service, Telemetry, Traces,
 };
 
 use crate::stdio::GuestStdio;
@@ -165,8 +166,36 @@ pub fn service(
         idle_timeout: options.idle_timeout,
         access_log: options.access_log,
         metrics: metrics.transpose()?,
+        telemetry: wasi_bundles::Telemetry::new(plan.process())?.map(telemetry),
         middleware,
     }))
+}
+
+/// What collectors are told, as the variables of the container say.
+fn telemetry(asked: wasi_bundles::Telemetry) -> Telemetry {
+    let collector = |asked: wasi_bundles::Collector| Collector {
+        endpoint: asked.endpoint,
+        headers: asked.headers,
+        timeout: asked.timeout,
+    };
+    Telemetry {
+        resource: asked.resource,
+        traces: asked.traces.map(|traces| Traces {
+            collector: collector(traces.collector),
+            ratio: traces.ratio,
+            follow: traces.follow,
+            propagate: traces.propagate,
+            queue: traces.queue,
+            batch: traces.batch,
+            delay: traces.delay,
+            flush: traces.flush,
+        }),
+        metrics: asked.metrics.map(|metrics| Metrics {
+            collector: collector(metrics.collector),
+            interval: metrics.interval,
+        }),
+        warnings: asked.warnings,
+    }
 }
 
 /// What middleware is given, if the program of `plan` `is` that.

@@ -30,7 +30,7 @@ cases![
 const OPTION: &str = "io.containerd.wasi.v1";
 
 /// The service, by a user who is nobody.
-fn service<'a>(containerd: &'a Containerd, id: &str) -> Result<Run<'a>> {
+pub(crate) fn service<'a>(containerd: &'a Containerd, id: &str) -> Result<Run<'a>> {
     let image = Image::new(&format!("http-{id}:1"))
         .platform("wasi", "wasm")
         .file("/app.wasm", guests::named("handler")?)
@@ -43,14 +43,14 @@ fn service<'a>(containerd: &'a Containerd, id: &str) -> Result<Run<'a>> {
     Ok(containerd.run(&image, id))
 }
 
-fn start<'a>(run: &Run<'a>) -> Result<Task<'a>> {
+pub(crate) fn start<'a>(run: &Run<'a>) -> Result<Task<'a>> {
     let task = run.start()?;
     inside(&task, "ip link set lo up")?;
     Ok(task)
 }
 
 /// Runs a script in the network of the task.
-fn inside(task: &Task<'_>, script: &str) -> Result<Output> {
+pub(crate) fn inside(task: &Task<'_>, script: &str) -> Result<Output> {
     let pid = task.pid()?.to_string();
     Invocation::new("nsenter")
         .args(["-t", &pid, "--net", "bash", "-ec", script])
@@ -58,7 +58,7 @@ fn inside(task: &Task<'_>, script: &str) -> Result<Output> {
 }
 
 /// The whole answer to a GET.
-fn get(task: &Task<'_>, port: u16, path: &str) -> Result<String> {
+pub(crate) fn get(task: &Task<'_>, port: u16, path: &str) -> Result<String> {
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/{port}
          printf 'GET {path} HTTP/1.1\\r\\nHost: test\\r\\nConnection: close\\r\\n\\r\\n' >&3
@@ -221,7 +221,7 @@ fn term_lets_requests_finish(containerd: &Containerd) -> Result<()> {
 }
 
 /// It ends with this status, without being told to.
-fn ended(task: &Task<'_>, status: u64) -> Result<()> {
+pub(crate) fn ended(task: &Task<'_>, status: u64) -> Result<()> {
     let exit = task.wait()?;
     ensure!(exit.exit_status() == status, "{exit}");
     task.reaches("STOPPED")?;
@@ -270,7 +270,7 @@ fn other_programs_are_executed_beside_a_service(containerd: &Containerd) -> Resu
     task.end().map(drop)
 }
 
-fn refused(output: &Output, text: &str) -> Result<()> {
+pub(crate) fn refused(output: &Output, text: &str) -> Result<()> {
     ensure!(output.status != 0, "{output}");
     ensure!(
         output.stderr.contains(text),

@@ -74,7 +74,7 @@ impl Connections {
 }
 
 /// An error and its causes, in a line.
-fn because(error: &dyn std::error::Error) -> String {
+pub(crate) fn because(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

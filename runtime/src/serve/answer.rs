@@ -101,10 +101,14 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = self.content.poll(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.busy.sent(data.len());
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.busy.sent(data.len());
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.busy.broke_off(),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

@@ -52,7 +52,7 @@ pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSema
             request.extensions_mut().insert(client);
         }
         let observer = local.server.observer.as_ref();
-        let record = observer.map(|observer| Record::new(observer, client, &request));
+        let record = observer.map(|observer| Record::new(observer, client, &mut request));
         let busy = activity.begin(record);
         let exchange = exchange(Rc::clone(&local), busy, request);
         async { Ok::<_, Infallible>(exchange.await) }
@@ -154,6 +154,13 @@ impl Busy {
     pub(super) fn sent(&mut self, bytes: usize) {
         if let Some(record) = &mut self.record {
             record.sent(bytes);
+        }
+    }
+
+    /// Its answer's body breaks off.
+    pub(super) fn broke_off(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.broke_off();
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What is told of requests, if anybody wants to know: a line of the access log, and numbers for Prometheus.
+//! What is told of requests, if anybody wants to know: a line of the access log, numbers for Prometheus, spans and
+//! metrics for OpenTelemetry.
 //!
-//! A request has a [`Record`] from its arrival to the last byte of its answer, and only if one of the two is
+//! A request has a [`Record`] from its arrival to the last byte of its answer, and only if one of these is
 //! on. Without them there is nothing to pay for.
 
 use std::fmt::{self, Write as _};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use http::{Request, StatusCode, Version};
 
 use crate::Output;
+use crate::telemetry::{Ended, Pending, Sources};
 
 /// Upper bounds of the histogram's buckets, in milliseconds.
 const BUCKETS: [u64; 14] = [
@@ -28,6 +30,8 @@ pub(super) struct Observer {
     /// Where lines of the access log go.
     pub(super) log: Option<Output>,
     pub(super) numbers: Numbers,
+    /// What OpenTelemetry is told.
+    pub(super) sources: Option<Arc<Sources>>,
 }
 
 /// The numbers since the service began.
@@ -149,7 +153,10 @@ pub(super) struct Record {
     begun: Instant,
     /// `CLIENT "METHOD PATH VERSION"`, if there is a log.
     what: Option<String>,
-    status: u16,
+    /// If OpenTelemetry is told.
+    pending: Option<Pending>,
+    status: Option<StatusCode>,
+    whole: bool,
     bytes: u64,
 }
 
@@ -157,7 +164,7 @@ impl Record {
     pub(super) fn new<B>(
         observer: &Arc<Observer>,
         client: SocketAddr,
-        request: &Request<B>,
+        request: &mut Request<B>,
     ) -> Self {
         observer.numbers.in_flight.fetch_add(1, Relaxed);
         let what = observer.log.is_some().then(|| {
@@ -170,17 +177,25 @@ impl Record {
             let path = request.uri().path();
             format!("{} \"{} {path} {version}\"", client.ip(), request.method())
         });
+        let sources = observer.sources.as_ref();
+        let pending = sources.map(|sources| sources.begin(client, request));
         Self {
             observer: Arc::clone(observer),
             begun: Instant::now(),
             what,
-            status: GONE,
+            pending,
+            status: None,
+            whole: true,
             bytes: 0,
         }
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.status = status.as_u16();
+        self.status = Some(status);
+    }
+
+    pub(super) fn broke_off(&mut self) {
+        self.whole = false;
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -192,12 +207,23 @@ impl Drop for Record {
     fn drop(&mut self) {
         let numbers = &self.observer.numbers;
         let took = self.begun.elapsed();
+        let answered = self.status.map(|status| status.as_u16());
+        let status = answered.unwrap_or(GONE);
         numbers.in_flight.fetch_sub(1, Relaxed);
-        numbers.count(self.status, self.bytes, took);
+        numbers.count(status, self.bytes, took);
+        if let (Some(sources), Some(pending)) = (&self.observer.sources, self.pending.take()) {
+            let ended = Ended {
+                status: answered,
+                whole: self.whole,
+                bytes: self.bytes,
+                took,
+            };
+            sources.end(pending, &ended);
+        }
         if let (Some(log), Some(line)) = (&self.observer.log, &mut self.what) {
             let seconds = took.as_secs_f64();
             // Writing to a string cannot fail.
-            let _ = writeln!(line, " {} {} {seconds:.6}", self.status, self.bytes);
+            let _ = writeln!(line, " {status} {} {seconds:.6}", self.bytes);
             if !log.say_now(line.as_bytes()) {
                 numbers.lost_lines.fetch_add(1, Relaxed);
             }
@@ -237,10 +263,12 @@ mod tests {
         let observer = Arc::new(Observer {
             log: None,
             numbers: Numbers::default(),
+            sources: None,
         });
-        let request = Request::new(());
+        let mut request = Request::new(());
         let client = "127.0.0.1:1".parse().unwrap();
-        let record = Record::new(&observer, client, &request);
+        let record = Record::new(&observer, client, &mut request);
+        assert!(request.headers().is_empty(), "nothing is added to it");
         assert_eq!(observer.numbers.in_flight.load(Relaxed), 1);
         drop(record);
         assert_eq!(observer.numbers.in_flight.load(Relaxed), 0);

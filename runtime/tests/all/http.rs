@@ -32,6 +32,7 @@ pub(crate) fn service(workers: usize) -> (SocketAddr, Service) {
         idle_timeout: PATIENCE,
         access_log: false,
         metrics: None,
+        telemetry: None,
         middleware: None,
     };
     (address, service)

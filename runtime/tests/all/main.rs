@@ -36,6 +36,8 @@ mod serve;
 mod sharing;
 mod stdio;
 mod streams;
+mod telemetry;
+mod telemetry_failures;
 mod tls;
 mod urgency;
 mod wasm;

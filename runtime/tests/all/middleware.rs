@@ -9,7 +9,7 @@ use crate::fixture::{Fixture, Running, args, start};
 use crate::http::{Client, PATIENCE, service};
 
 /// Answers each request with its head and body, as it came, on a thread that ends with the test's process.
-fn upstream() -> SocketAddr {
+pub(crate) fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -24,7 +24,7 @@ const KEY: &[u8] = include_bytes!("../tls/server.key");
 type Asked = JoinHandle<std::io::Result<String>>;
 
 /// Serves one connection: reads until there is `end`, and answers.
-fn server(end: &'static str, answer: &'static str) -> (SocketAddr, Asked) {
+pub(crate) fn server(end: &'static str, answer: &'static str) -> (SocketAddr, Asked) {
     let certificate = CertificateDer::from_pem_slice(SERVER).unwrap();
     let key = PrivateKeyDer::from_pem_slice(KEY).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -64,7 +64,7 @@ fn web_server() -> (SocketAddr, Asked) {
 }
 
 /// A file of authorities, and text between them as distributions have it.
-fn ours() -> Authorities {
+pub(crate) fn ours() -> Authorities {
     let text = [b"# ours\n".as_slice(), AUTHORITY].concat();
     Authorities::File(rewound(&text))
 }
