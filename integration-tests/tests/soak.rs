@@ -1,9 +1,13 @@
 //! Whatever is killed, and whenever: nothing stays behind. A container lives from `start` to `Shutdown`,
 //! and at a random moment of it SIGKILL hits the shim, the `start` that makes it, the compiler, or the
-//! `delete` that cleans up. Then `delete` is run as containerd runs it, and this looks for what is left:
-//! processes, mounts (which hold network namespaces, if no process does), cgroups, sockets, files.
+//! `delete` that cleans up. Some have hooks, of which poststop runs once for each Create, and some an exec.
+//! Then `delete` is run as containerd runs it, and this looks for what is left: processes, mounts (which hold
+//! network namespaces, if no process does), cgroups, sockets, files.
 //!
 //! `SOAK` is how many kills there are, `SOAK_SEED` makes the same choices again; the kernel's are its own.
+
+#[path = "soak/choice.rs"]
+mod choice;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +20,13 @@ use fastrand::Rng;
 use integration_tests::bundle::Bundle;
 use integration_tests::dialect::Dialect;
 use integration_tests::fake::FakeContainerd;
+use integration_tests::hooks::Notes;
 use integration_tests::processes::Process;
 use integration_tests::tasks::{Api, Tasks};
 use integration_tests::{guests, poll};
 use rustix::process::Signal;
+
+use choice::{Choice, Victim};
 
 /// How many kills `make process` does.
 const KILLS: u64 = 100;
@@ -30,28 +37,10 @@ const ORPHAN: Duration = Duration::from_secs(60).saturating_add(PATIENCE);
 /// What a guest that ends by itself ends with.
 const OWN: u32 = 7;
 
-/// Who is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Victim {
-    Shim,
-    Start,
-    Compiler,
-    /// The shim first, then the `delete` that cleans up after it.
-    Delete,
-}
-
-/// What was decided about one life.
-#[derive(Clone, Copy, Debug)]
-struct Choice {
-    victim: Victim,
-    /// Whether its program is not in the cache.
-    fresh: bool,
-    /// Whether it runs until it is killed.
-    spins: bool,
-    pauses: bool,
-    /// Of the time that such a life takes, when it is hit.
-    moment: f64,
-}
+/// How long a life may take that was never seen to its end.
+const FIRST: Duration = Duration::from_millis(150);
+/// The hooks of a life that has any.
+const HOOKS: [&str; 4] = ["createRuntime", "createContainer", "poststart", "poststop"];
 
 /// What became of a life, up to where it got.
 #[derive(Debug, Default)]
@@ -81,6 +70,13 @@ impl Life {
         tasks.create(bundle)?;
         self.begins("Start");
         tasks.start(id)?;
+        let exec = (choice.spins && choice.execs).then(|| tasks.exec(id, "more"));
+        if let Some(exec) = &exec {
+            self.begins("Exec");
+            exec.add(&["/main.wasm"])?;
+            self.begins("Start of the exec");
+            exec.start()?;
+        }
         if choice.spins {
             if choice.pauses {
                 self.begins("Pause");
@@ -92,6 +88,13 @@ impl Life {
         self.begins("Wait");
         let exit = tasks.wait(id)?.exit_status;
         *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        if let Some(exec) = &exec {
+            // With the init all end.
+            self.begins("Wait for the exec");
+            exec.wait()?;
+            self.begins("Delete of the exec");
+            exec.delete()?;
+        }
         self.begins("Delete");
         tasks.delete(id)?;
         self.begins("Shutdown");
@@ -103,38 +106,24 @@ impl Life {
 
 struct Soak {
     fake: FakeContainerd,
+    notes: Notes,
     rng: Rng,
-    /// How long a life takes that nobody ends, by whether its program is fresh.
-    takes: [Duration; 2],
+    /// How long a life takes that nobody ends, by whether its program is fresh and whether it has hooks.
+    takes: BTreeMap<(bool, bool), Duration>,
     /// Who was killed while what was done.
     hits: BTreeMap<(Victim, &'static str), u64>,
 }
 
 impl Soak {
     fn new(seed: u64) -> Result<Self> {
+        let fake = FakeContainerd::new()?;
         Ok(Self {
-            fake: FakeContainerd::new()?,
+            notes: Notes::new(&fake)?,
+            fake,
             rng: Rng::with_seed(seed),
-            takes: [Duration::from_millis(100), Duration::from_millis(200)],
+            takes: BTreeMap::new(),
             hits: BTreeMap::new(),
         })
-    }
-
-    fn choose(&mut self) -> Choice {
-        let victim = match self.rng.u32(..10) {
-            0 => Victim::Start,
-            1 => Victim::Compiler,
-            2 => Victim::Delete,
-            _ => Victim::Shim,
-        };
-        Choice {
-            victim,
-            fresh: victim == Victim::Compiler || self.rng.u32(..4) == 0,
-            // The program that takes long to compile ends at once.
-            spins: victim != Victim::Compiler && self.rng.bool(),
-            pauses: self.rng.bool(),
-            moment: self.rng.f64(),
-        }
     }
 
     fn bundle(&mut self, id: &str, choice: Choice) -> Result<Bundle> {
@@ -154,7 +143,13 @@ impl Soak {
         let bundle = self.fake.bundle(id).file("/main.wasm", program);
         let group = format!("/soak-{}/{id}", std::process::id());
         bundle
-            .edit(|spec| spec["linux"]["cgroupsPath"] = group.into())
+            .edit(|spec| {
+                spec["linux"]["cgroupsPath"] = group.into();
+                for point in HOOKS.iter().filter(|_| choice.hooks) {
+                    let hook = self.notes.brief(&format!("{id} {point}"));
+                    spec["hooks"][point] = [hook].into_iter().collect();
+                }
+            })
             .write()
     }
 
@@ -162,7 +157,8 @@ impl Soak {
     fn round(&mut self, id: &str, choice: Choice) -> Result<bool> {
         let bundle = self.bundle(id, choice)?;
         let life = Life::default();
-        let (fake, takes) = (&self.fake, self.takes[usize::from(choice.fresh)]);
+        let (fake, kind) = (&self.fake, (choice.fresh, choice.hooks));
+        let takes = self.takes.get(&kind).copied().unwrap_or(FIRST);
         let (over, ended) = mpsc::channel::<()>();
         let begun = Instant::now();
         let (lived, hit) = std::thread::scope(|scope| {
@@ -185,7 +181,7 @@ impl Soak {
             }
         } else {
             lived.context("nobody was killed")?;
-            self.takes[usize::from(choice.fresh)] = took;
+            self.takes.insert(kind, took);
         }
         if choice.victim == Victim::Start {
             // containerd runs no `delete` for what never answered. A start that was killed between its
@@ -194,7 +190,11 @@ impl Soak {
                 .shims_end_within(ORPHAN)
                 .context("the daemon of a start that was killed")?;
         }
-        self.leaves_nothing(&bundle, exit, choice)?;
+        self.leaves_nothing(&bundle, exit, choice)
+            .with_context(|| format!("hit: {hit:?}"))?;
+        if choice.hooks {
+            self.stopped_once(id, choice, hit)?;
+        }
         Ok(hit.is_some())
     }
 
@@ -204,6 +204,36 @@ impl Soak {
         if tasks.state(bundle.id()).is_err() {
             tasks.create(bundle)?;
         }
+        Ok(())
+    }
+
+    /// That poststop has run once if its container was there, and was not hit while that ran; and never more
+    /// often than there were containers.
+    fn stopped_once(&self, id: &str, choice: Choice, hit: Option<&str>) -> Result<()> {
+        let stopped = format!("{id} poststop");
+        let count = self
+            .notes
+            .order()
+            .iter()
+            .filter(|name| **name == stopped)
+            .count();
+        let surely = match (choice.victim, hit) {
+            (_, None) => true,
+            (Victim::Shim, Some(step)) => {
+                ["Start", "Exec", "Pause", "Kill", "Wait"].contains(&step)
+            }
+            (Victim::Start | Victim::Compiler | Victim::Delete, Some(_)) => false,
+        };
+        // Whose compiler was killed is created once more.
+        let most = if choice.victim == Victim::Compiler {
+            2
+        } else {
+            1
+        };
+        ensure!(
+            count == 1 || (!surely && count <= most),
+            "poststop ran {count} times; hit: {hit:?}"
+        );
         Ok(())
     }
 
@@ -280,7 +310,8 @@ fn strike(
         Victim::Start => process.is_child(),
         Victim::Compiler => process.command.contains("compile"),
         Victim::Shim | Victim::Delete => {
-            !process.is_child() && !process.command.contains("compile")
+            let others = ["compile", "a-hook"];
+            !process.is_child() && !others.iter().any(|name| process.command.contains(name))
         }
     })
 }
@@ -321,7 +352,7 @@ fn a_kill_at_any_moment_leaves_nothing() -> Result<()> {
     let begun = Instant::now();
     let (mut hits, mut lives) = (0, 0);
     while hits < kills {
-        let choice = soak.choose();
+        let choice = Choice::random(&mut soak.rng);
         let hit = soak.round(&format!("life-{lives}"), choice);
         let hit = hit.with_context(|| format!("SOAK_SEED={seed}, life {lives}: {choice:?}"))?;
         hits += u64::from(hit);
@@ -336,6 +367,8 @@ fn a_kill_at_any_moment_leaves_nothing() -> Result<()> {
         fresh: true,
         spins: false,
         pauses: false,
+        execs: false,
+        hooks: false,
         moment: 0.0,
     };
     let bundle = soak.bundle("last", last)?;

@@ -180,6 +180,9 @@ impl WasiSnapshotPreview1 for Host {
         flags: Fdflags,
     ) -> Result<Fd, Error> {
         let limit = self.handles;
+        // Its first question makes wasmtime-wasi put the standard streams into the table, which would take
+        // the entry that is foretold here. What it answers does not matter.
+        drop(self.wasi.fd_prestat_get(memory, fd));
         let entry = next_entry(self.wasi.ctx().table, limit).ok_or(Errno::Mfile)?;
         // A new file takes no link for its name.
         let last = if how.contains(Oflags::EXCL) {

@@ -22,6 +22,8 @@ pub(crate) fn module(body: &str) -> String {
             (func $args_sizes (param i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "poll_oneoff"
             (func $poll (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
         (memory (export "memory") 4)
         (func $say (param $fd i32) (param $at i32) (param $length i32) (local $errno i32)
             (loop $more

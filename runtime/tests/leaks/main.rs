@@ -15,12 +15,16 @@ mod locate;
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod wasm;
 
-use std::fs;
-use std::net::TcpListener;
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use fixture::{Fixture, args, pipe, start};
-use wasi_runtime::{Artifact, Budget, CpuQuota, Guest, Input, Limits, Network, Outcome, Preopen};
+use rustix::fs::Mode;
+use wasi_runtime::{
+    Artifact, Budget, CpuQuota, Engine, Guest, Input, Limits, Network, Outcome, Preopen,
+};
 
 /// How many guests are ended, in all states together.
 const CYCLES: usize = 10_000;
@@ -28,6 +32,8 @@ const CYCLES: usize = 10_000;
 /// of one page or mapping in each cycle is ten thousand of them.
 const MORE_MEMORY: usize = 16 << 10;
 const MORE_MAPPINGS: usize = 64;
+/// Only a hang takes it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What this process has.
 #[derive(Debug, Clone, Copy)]
@@ -90,11 +96,41 @@ const ENDS: [End; 5] = [
 struct State {
     artifact: Artifact,
     args: Vec<String>,
-    /// Whether it says so.
-    says: bool,
+    said: Said,
 }
 
-fn states(fixture: &Fixture, server: &TcpListener) -> Vec<State> {
+/// How it is known that it is doing so.
+#[derive(Debug, Clone, Copy)]
+enum Said {
+    /// It writes a line.
+    Line,
+    /// It connects to the server that never answers.
+    Connection,
+    /// It is not: it may be anywhere on its way there.
+    Nothing,
+}
+
+/// Opens a fifo that has a writer, and reads from it; nothing is ever written.
+const STALLED: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write"
+        (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read"
+        (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\50\00\00\00\06\00\00\00")
+    (data (i32.const 64) "fifo")
+    (data (i32.const 80) "ready\n")
+    (func (export "_start")
+        (if (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 4)
+                (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 128))
+            (then unreachable))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (drop (call $read (i32.load (i32.const 128)) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+/// The servers are one that accepts nobody and one that answers nobody.
+fn states(fixture: &Fixture, deaf: &TcpListener, mute: &str) -> Vec<State> {
     let polling = "(i64.store (i32.const 152) (i64.const 3600000000000))
         (i32.store (i32.const 144) (i32.const 1))
         (i32.store8 (i32.const 184) (i32.const 1))
@@ -113,37 +149,71 @@ fn states(fixture: &Fixture, server: &TcpListener) -> Vec<State> {
         .map(|body| State {
             artifact: fixture.wat(&wasm::ready_then(body)),
             args: vec!["guest".to_owned()],
-            says: true,
+            said: Said::Line,
         })
         .into();
-    let address = server.local_addr().unwrap().to_string();
-    for (name, words, says) in [
-        ("spin.component.wasm", vec![], true),
-        ("sleep.component.wasm", vec![], true),
-        ("stdin_block.component.wasm", vec![], true),
-        ("accept.wasm", vec![], true),
-        // Nobody accepts, nobody answers.
-        ("fetch.wasm", vec!["http", &address, "/"], false),
+    states.push(State {
+        artifact: fixture.wat(STALLED),
+        args: vec!["guest".to_owned()],
+        said: Said::Line,
+    });
+    let deaf = deaf.local_addr().unwrap().to_string();
+    let asynchronous = Engine::with_wasi_0_3().unwrap();
+    for (name, words, said) in [
+        ("spin.component.wasm", vec![], Said::Line),
+        ("sleep.component.wasm", vec![], Said::Line),
+        ("stdin_block.component.wasm", vec![], Said::Line),
+        ("accept.wasm", vec![], Said::Line),
+        ("resolve.wasm", vec!["localhost", "again"], Said::Line),
+        ("fetch.wasm", vec!["http", &deaf, "/"], Said::Nothing),
+        ("fetch.wasm", vec!["http", mute, "/"], Said::Connection),
+        ("streams_p3.wasm", vec!["sleep"], Said::Line),
+        ("streams_p3.wasm", vec!["both"], Said::Line),
+        ("streams_p3.wasm", vec!["spin"], Said::Line),
+        ("fetch_p3.wasm", vec!["http", mute, "/"], Said::Connection),
     ] {
+        let wasm = locate::built(&format!("guests/{name}"), "make guests");
+        let wasm = fs::read(wasm).unwrap();
+        let engine = match name.contains("_p3") {
+            true => &asynchronous,
+            false => &fixture.engine,
+        };
         let words = ["guest"].into_iter().chain(words).map(str::to_owned);
         states.push(State {
-            artifact: fixture.real(name),
+            artifact: fixture.load_on(engine, &wasm),
             args: words.collect(),
-            says,
+            said,
         });
     }
     states
 }
 
+/// A server that accepts and never answers, and whom it has accepted.
+fn mute() -> (String, Receiver<TcpStream>) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let (accepted, connections) = channel();
+    drop(std::thread::spawn(move || {
+        for connection in server.incoming() {
+            if accepted.send(connection.unwrap()).is_err() {
+                return;
+            }
+        }
+    }));
+    (address, connections)
+}
+
 /// Runs a guest until it does what it is to do, and ends it.
-fn cycle(fixture: &Fixture, state: &State, end: End) {
+fn cycle(fixture: &Fixture, connections: &Receiver<TcpStream>, state: &State, end: End) {
     let (theirs, _ours) = pipe();
+    // Those of guests before it.
+    connections.try_iter().for_each(drop);
     let budget = Budget::default();
     let deadline = matches!(end, End::Deadline).then_some(Duration::from_millis(2));
     let guest = Guest {
         stdin: Input::from_fd(theirs).unwrap(),
         preopens: vec![Preopen {
-            directory: fixture::open_folder(&fixture.path("cache")),
+            directory: fixture::open_folder(&fixture.path("files")),
             name: "/".to_owned(),
         }],
         network: Network::All,
@@ -157,9 +227,14 @@ fn cycle(fixture: &Fixture, state: &State, end: End) {
     };
     let running = start(&state.artifact, guest);
     // One that has little time may have none left to say anything.
-    if state.says && deadline.is_none() {
-        running.line();
-    }
+    let _connection = match (state.said, deadline) {
+        (Said::Line, None) => {
+            running.line();
+            None
+        }
+        (Said::Connection, None) => Some(connections.recv_timeout(PATIENCE).unwrap()),
+        (_, _) => None,
+    };
     match end {
         End::Kill | End::Deadline => {}
         End::PauseAndKill => running.interrupter.pause(),
@@ -185,22 +260,37 @@ fn ten_thousand_ended_guests_leave_nothing() {
     let fixture = Fixture::new();
     // Its backlog is full soon: then a guest waits for its connection.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let states = states(&fixture, &server);
+    let (address, connections) = mute();
+    let states = states(&fixture, &server, &address);
+    let files = fixture.path("files");
+    fs::create_dir(&files).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, files.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+    // With a writer its guests get past opening it.
+    let _writer = File::options()
+        .read(true)
+        .write(true)
+        .open(files.join("fifo"))
+        .unwrap();
     let all = |cycles: usize| {
         for index in 0..cycles {
             let state = &states[index % states.len()];
-            cycle(&fixture, state, ENDS[index / states.len() % ENDS.len()]);
+            let end = ENDS[index / states.len() % ENDS.len()];
+            cycle(&fixture, &connections, state, end);
         }
     };
     // The first ones may make what the process keeps.
     all(states.len() * ENDS.len() * 2);
-    let before = Held::now();
+    let held = || {
+        connections.try_iter().for_each(drop);
+        Held::now()
+    };
+    let before = held();
     all(CYCLES);
     // A thread may take a moment more to find out that it is over.
     let begun = Instant::now();
-    while Held::now().is_more_than(before) && begun.elapsed() < Duration::from_secs(30) {
+    while held().is_more_than(before) && begun.elapsed() < PATIENCE {
         std::thread::yield_now();
     }
-    let after = Held::now();
+    let after = held();
     assert!(!after.is_more_than(before), "{before:?}, then {after:?}");
 }

@@ -21,12 +21,15 @@ pub(super) fn record(bundle: &Path, made: &[PathBuf]) -> io::Result<()> {
 /// Removes what the shim of `bundle`, which is gone, has made. What is in use stays; a hook that the shim was
 /// starting when it was killed is about to leave.
 pub fn sweep(bundle: &Path) {
+    // All together: version 1 has a dozen hierarchies, and containerd waits 5 s (`cleanupTimeout`).
+    sweep_until(bundle, Instant::now() + LEAVE);
+}
+
+fn sweep_until(bundle: &Path, until: Instant) {
     let Ok(text) = fs::read(bundle.join(RECORD)) else {
         return;
     };
     let made: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
-    // All together: version 1 has a dozen hierarchies, and containerd waits 5 s (`cleanupTimeout`).
-    let until = Instant::now() + LEAVE;
     for folder in made.iter().rev() {
         remove_until(folder, until);
     }
@@ -56,6 +59,8 @@ fn is_own(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, UnmountFlags};
+
     use super::*;
 
     #[test]
@@ -73,5 +78,35 @@ mod tests {
         fs::remove_dir(path("a/used")).unwrap();
         sweep(folder.path());
         assert!(!path("a").exists());
+    }
+
+    /// Needs root. What is mounted on makes a folder as busy as a process makes a cgroup.
+    #[test]
+    fn what_is_about_to_be_left_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["busy", "empty"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        record(folder.path(), &[path("busy"), path("empty")]).unwrap();
+        rustix::mount::mount("none", path("busy"), "tmpfs", MountFlags::empty(), None).unwrap();
+        // Only a hang takes it.
+        let until = Instant::now() + Duration::from_secs(30);
+        let waited = std::thread::scope(|scope| {
+            let sweeping = scope.spawn(|| sweep_until(folder.path(), until));
+            // The last of them comes first.
+            while path("empty").exists() && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            for _ in 0..1_000 {
+                std::thread::yield_now();
+            }
+            let waits = !sweeping.is_finished();
+            // A sweep that has it open keeps it in use.
+            rustix::mount::unmount(path("busy"), UnmountFlags::DETACH).unwrap();
+            waits
+        });
+        assert!(waited, "it did not wait");
+        assert!(!path("busy").exists());
     }
 }

@@ -8,6 +8,7 @@ use wasi_runtime::{Guest, Outcome};
 
 use super::{Container, answers, programs};
 use crate::fixture::{Fixture, start};
+use crate::wasm;
 
 /// A container with `/fifo` in it.
 fn container() -> Container {
@@ -75,6 +76,35 @@ fn a_read_of_a_stalled_fifo_is_ended() {
         let ran = running.kill();
         assert_eq!(ran.outcome, Outcome::Killed, "{world}: {ran:?}");
     }
+}
+
+/// wasmtime-wasi makes the standard streams when it is first asked something.
+#[test]
+fn the_first_call_of_a_guest_may_open_a_fifo() {
+    let container = container();
+    let both = open(container.path("fifo"), OFlags::RDWR, Mode::empty()).unwrap();
+    let mut writer = File::from(both);
+    writer.write_all(b"some").unwrap();
+    let guest = Guest {
+        preopens: container.root(),
+        ..Guest::default()
+    };
+    // Exits with 100 + errno, or with how much it has read.
+    let text = wasm::module(
+        r#"(data (i32.const 64) "fifo")
+        (func (export "_start") (local $errno i32)
+            (local.set $errno (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 4)
+                (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 128)))
+            (i32.store (i32.const 0) (i32.const 192))
+            (i32.store (i32.const 4) (i32.const 8))
+            (if (i32.eqz (local.get $errno)) (then (local.set $errno
+                (call $fd_read (i32.load (i32.const 128)) (i32.const 0) (i32.const 1) (i32.const 8)))))
+            (if (local.get $errno)
+                (then (call $exit (i32.add (i32.const 100) (local.get $errno)))))
+            (call $exit (i32.load (i32.const 8))))"#,
+    );
+    let ran = Fixture::new().run(&text, guest);
+    assert_eq!(ran.outcome, Outcome::Exited(4), "{ran:?}");
 }
 
 #[test]
