@@ -207,19 +207,25 @@ fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Miss
 }
 
 fn require_regular(fd: &OwnedFd) -> Result<(), Miss> {
-    let stat = fstat(fd).map_err(|errno| Miss::Unopenable(errno.into()))?;
-    Err(Miss::NotAFile(
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => return Ok(()),
-            FileType::Directory => "a directory",
-            FileType::Symlink => "a symbolic link",
-            FileType::Fifo => "a FIFO",
-            FileType::Socket => "a socket",
-            FileType::CharacterDevice => "a character device",
-            FileType::BlockDevice => "a block device",
-            FileType::Unknown => "something else",
-        },
-    ))
+    match irregular(fd) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(Miss::NotAFile(what)),
+        Err(errno) => Err(Miss::Unopenable(errno.into())),
+    }
+}
+
+/// What is behind `fd`, if it is no regular file.
+pub(crate) fn irregular(fd: &OwnedFd) -> rustix::io::Result<Option<&'static str>> {
+    Ok(Some(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
+        FileType::RegularFile => return Ok(None),
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "something else",
+    }))
 }
 
 /// The first bytes, without moving the offset.

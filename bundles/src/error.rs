@@ -207,6 +207,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// The file that middleware is to be configured with.
+    #[error(
+        "cannot read the container's {path}, which the annotation io.containerd.wasi.v1.http-config-file names: {reason}"
+    )]
+    ConfigFile {
+        /// Its path in the container.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+
     /// Valid OCI that a wasm container cannot have here.
     #[error("{path} asks for {what}, which wasm containers do not support; {remedy}", path = path.display())]
     Unsupported {

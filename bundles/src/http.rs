@@ -2,9 +2,10 @@
 //! images that were made for runwasi.
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::{Error, Process};
+use crate::{Error, Process, config_file};
 
 /// The options of a service. The default is what a bundle without any has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +29,10 @@ pub struct HttpOptions {
     pub metrics: Option<SocketAddr>,
     /// `http-upstream`: what middleware passes requests on to; see [`Self::upstream`].
     pub upstream: Option<(String, u16)>,
-    /// `http-config`: what middleware is configured with.
+    /// `http-config`: what middleware is configured with; see [`Self::configuration`].
     pub config: Option<String>,
+    /// `http-config-file`: the file of the container that has that, in its place. An absolute path.
+    pub config_file: Option<String>,
     /// `http-buffer-bytes`: how much of a body is held for middleware.
     pub buffer_bytes: usize,
     /// `http-grace`: how long requests may go on after the first signal that is to end the service.
@@ -49,6 +52,7 @@ impl Default for HttpOptions {
             metrics: None,
             upstream: None,
             config: None,
+            config_file: None,
             buffer_bytes: 1 << 20,
             grace: Duration::from_secs(30),
         }
@@ -85,6 +89,21 @@ impl HttpOptions {
                         reason,
                     })
             }
+        }
+    }
+
+    /// What middleware is configured with: the text of its annotation, or what the file has that another one
+    /// names, below `root`; nothing without either.
+    ///
+    /// For a file this blocks, and is to be called with the rights of the container's user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ConfigFile`].
+    pub fn configuration(&self, root: BorrowedFd<'_>) -> Result<Vec<u8>, Error> {
+        match &self.config_file {
+            Some(path) => config_file::read(root, path),
+            None => Ok(self.config.clone().unwrap_or_default().into_bytes()),
         }
     }
 
@@ -151,6 +170,14 @@ pub(crate) fn upstream(text: &str) -> Result<(String, u16), String> {
         None if is_name(host) => Ok((host.to_owned(), port)),
         Some(_) | None => Err(wrong()),
     }
+}
+
+/// A path that does not depend on a working directory.
+pub(crate) fn absolute(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    Err("write a path in the container that begins with /, such as /etc/rules.json".to_owned())
 }
 
 /// A whole number from `least`.

@@ -55,6 +55,7 @@
 mod bundle;
 mod cgroup;
 mod choice;
+mod config_file;
 mod entrypoint;
 mod error;
 mod hooks;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::http::{address, count, upstream};
+use crate::http::{absolute, address, count, upstream};
 use crate::{Bundle, Error, HttpOptions, Peer, Preopen};
 
 /// What comes before the name of an option.
@@ -103,6 +103,10 @@ const KNOWN: &[(&str, Read)] = &[
         options.http.config = Some(value.to_owned());
         Ok(())
     }),
+    ("http-config-file", |options, value| {
+        options.http.config_file = Some(absolute(value)?);
+        Ok(())
+    }),
     ("http-buffer-bytes", |options, value| {
         options.http.buffer_bytes = count(value, 1)?;
         Ok(())
@@ -190,23 +194,31 @@ impl Options {
                 reason,
             })?;
         }
-        options.check().map_err(|reason| Error::InvalidOption {
-            config: bundle.config(),
-            key: format!("{PREFIX}allow-net"),
-            value: "none".to_owned(),
-            reason,
-        })?;
+        options
+            .check()
+            .map_err(|(name, value, reason)| Error::InvalidOption {
+                config: bundle.config(),
+                key: format!("{PREFIX}{name}"),
+                value: value.to_owned(),
+                reason: format!("{reason}; take one of the two out"),
+            })?;
         Ok(options)
     }
 
-    /// What options do not go together.
-    fn check(&self) -> Result<(), String> {
+    /// What options do not go together: the name and the value of one, and what another says.
+    fn check(&self) -> Result<(), (&str, &str, &str)> {
         let offline = self.allow_net.as_ref().is_some_and(Vec::is_empty);
         if offline && !self.listen_tcp.is_empty() {
-            return Err("listen-tcp asks for sockets; take one of the two out".to_owned());
+            return Err(("allow-net", "none", "listen-tcp asks for sockets"));
         }
         if offline && self.http.listen.is_some() {
-            return Err("http-listen asks for a socket; take one of the two out".to_owned());
+            return Err(("allow-net", "none", "http-listen asks for a socket"));
+        }
+        if let Some(file) = &self.http.config_file
+            && self.http.config.is_some()
+        {
+            let reason = "http-config has a configuration, too";
+            return Err(("http-config-file", file, reason));
         }
         Ok(())
     }
@@ -309,6 +321,25 @@ mod tests {
         let read = |value| options("io.containerd.wasi.v1.wasi-0.3", value);
         assert!(read("on").unwrap().wasi_0_3);
         assert!(!read("off").unwrap().wasi_0_3);
+    }
+
+    #[test]
+    fn middleware_has_one_configuration() {
+        let key = "io.containerd.wasi.v1.http-config-file";
+        let file = options(key, " /etc/rules.json ").unwrap().http.config_file;
+        assert_eq!(file.as_deref(), Some("/etc/rules.json"));
+        for value in ["", "rules.json", "./rules.json"] {
+            let error = options(key, value).unwrap_err().to_string();
+            assert!(error.contains("begins with /"), "{value}: {error}");
+        }
+        let both = BundleBuilder::new()
+            .annotation("io.containerd.wasi.v1.http-config", "")
+            .annotation(key, "/etc/rules.json")
+            .build();
+        let error = Options::new(&Bundle::open(both.path()).unwrap()).unwrap_err();
+        let error = error.to_string();
+        let reason = "http-config has a configuration, too; take one of the two out";
+        assert!(error.contains(key) && error.ends_with(reason), "{error}");
     }
 
     #[test]

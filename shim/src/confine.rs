@@ -112,7 +112,8 @@ impl Birth {
         let mut guest = guest::guest(plan, process, rootfs.tree().as_fd(), given, stdio, budget);
         guest.listeners = guest::listeners(plan)?;
         let (mut artifact, layer) = program.load(&self.programs, plan)?;
-        guest.http = guest::service(plan, &artifact, program.export())?;
+        let root = rootfs.tree().as_fd();
+        guest.http = guest::service(plan, root, &artifact, program.export())?;
         if let Some(service) = &guest.http {
             artifact = self.programs.pooled(artifact, service.requests)?;
         }

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, capability_is_in_bounding_set,
@@ -103,6 +104,29 @@ pub fn assume<'a>(user: &User, capabilities: impl Iterator<Item = &'a str>) -> R
     rustix::thread::set_no_new_privs(true).map_err(Error::host("set no_new_privs"))
 }
 
+/// Has a thread act for `user`, as [`assume`] says, and do `work`. The calling one stays who it is.
+///
+/// # Errors
+///
+/// Those of [`assume`]; [`Error::Host`] if there can be no thread.
+pub fn acting<'a, T: Send>(
+    user: &User,
+    capabilities: impl Iterator<Item = &'a str> + Send,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("wasi-user".to_owned());
+        let thread = thread.spawn_scoped(scope, || {
+            // The umask is not to be the other's, too.
+            unshare(CloneFlags::CLONE_FS).map_err(Error::host("have a umask of its own"))?;
+            assume(user, capabilities)?;
+            Ok(work())
+        });
+        let thread = thread.map_err(Error::host("make a thread that acts for the user"))?;
+        thread.join().unwrap_or(Err(Error::Panicked))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -172,5 +196,21 @@ mod tests {
         };
         assert_eq!(read("ours").as_deref(), Some("text"));
         assert_eq!(read("theirs"), None);
+    }
+
+    #[test]
+    fn who_has_another_act_for_a_user_stays_who_it_is() {
+        let folder = shared_folder();
+        let file = folder.path().join("file");
+        fs::write(&file, "text").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let read = || fs::read_to_string(&file).map_err(|error| error.kind());
+        let user = user(None);
+        let acting = |work| acting(&user, ["CAP_DAC_OVERRIDE"].into_iter(), work).unwrap();
+        // The capability is root's only.
+        assert_eq!(acting(&read), Err(io::ErrorKind::PermissionDenied));
+        assert_eq!(read().unwrap(), "text");
+        chown(&file, Some(1234), None).unwrap();
+        assert_eq!(acting(&read).unwrap(), "text");
     }
 }

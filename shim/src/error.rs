@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// Options for middleware, and a service that is none.
     #[error(
-        "{program} is no HTTP middleware (it does not import http_handler), and has annotations for that (io.containerd.wasi.v1.http-upstream, http-config)"
+        "{program} is no HTTP middleware (it does not import http_handler), and has annotations for that (io.containerd.wasi.v1.http-upstream, http-config, http-config-file)"
     )]
     NoMiddleware {
         /// The program.

@@ -13,7 +13,7 @@ use wasi_runtime::{
 };
 
 use crate::stdio::GuestStdio;
-use crate::{Error, allowance};
+use crate::{Error, allowance, credentials};
 
 /// The guest that is `process` in the container of `plan`, whose files are below `root`, with the directories that it is given and
 /// their names.
@@ -122,15 +122,16 @@ pub fn listeners(plan: &Plan) -> Result<Vec<TcpListener>, Error> {
     plan.options().listen_tcp.iter().map(listen).collect()
 }
 
-/// How the container of `plan` serves HTTP, if `artifact`, asked for `export`, does that. To be called as
-/// [`listeners`].
+/// How the container of `plan`, whose files are below `root`, serves HTTP, if `artifact`, asked for `export`, does
+/// that. To be called as [`listeners`].
 ///
 /// # Errors
 ///
 /// [`Error::Host`] with the address that cannot be listened at, [`Error::Bundle`] when there is none, or
-/// options for a service that is none.
+/// no file that it is to be configured with, or options for a service that is none.
 pub fn service(
     plan: &Plan,
+    root: BorrowedFd<'_>,
     artifact: &Artifact,
     export: Option<&str>,
 ) -> Result<Option<Service>, Error> {
@@ -148,7 +149,7 @@ pub fn service(
             program: plan.process().args[0].clone(),
         });
     }
-    let middleware = middleware(plan, artifact.is_middleware(export))?;
+    let middleware = middleware(plan, root, artifact.is_middleware(export))?;
     let address = options.address(plan.process())?;
     let listener = TcpListener::bind(address);
     let listener = listener.map_err(Error::host(format!("serve HTTP at {address}")))?;
@@ -199,21 +200,24 @@ fn telemetry(asked: wasi_bundles::Telemetry) -> Telemetry {
 }
 
 /// What middleware is given, if the program of `plan` `is` that.
-fn middleware(plan: &Plan, is: bool) -> Result<Option<Middleware>, Error> {
+fn middleware(plan: &Plan, root: BorrowedFd<'_>, is: bool) -> Result<Option<Middleware>, Error> {
     let (options, process) = (&plan.options().http, plan.process());
     let program = || process.args[0].clone();
     if !is {
-        if options.upstream.is_some() || options.config.is_some() {
+        let configured = options.config.is_some() || options.config_file.is_some();
+        if options.upstream.is_some() || configured {
             return Err(Error::NoMiddleware { program: program() });
         }
         return Ok(None);
     }
     let upstream = options.upstream(process)?;
     let (host, port) = upstream.ok_or_else(|| Error::NoUpstream { program: program() })?;
+    let capabilities = process.capabilities.iter().flatten().map(String::as_str);
+    let config = credentials::acting(&process.user, capabilities, || options.configuration(root));
     Ok(Some(Middleware {
         host,
         port,
-        config: options.config.clone().unwrap_or_default().into_bytes(),
+        config: config??,
         buffer_bytes: options.buffer_bytes,
     }))
 }

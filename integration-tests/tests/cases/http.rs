@@ -1,6 +1,8 @@
 //! Components that serve HTTP: where they listen, what clients get, and how they end.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use integration_tests::containerd::Containerd;
@@ -15,6 +17,7 @@ cases![
     a_failed_request_is_logged_and_the_service_lives,
     a_service_of_wasi_0_3_is_asked_again,
     middleware_stands_before_an_upstream,
+    middleware_is_configured_by_a_file,
     middleware_without_an_upstream_is_refused,
     a_variable_and_an_annotation_say_where,
     requests_are_logged_and_counted,
@@ -112,12 +115,13 @@ fn a_service_of_wasi_0_3_is_asked_again(containerd: &Containerd) -> Result<()> {
     ended(&task, 0)
 }
 
-/// Of the http-wasm ABI.
+/// Of the http-wasm ABI, by a user who is nobody.
 fn middleware<'a>(containerd: &'a Containerd, id: &str) -> Result<Run<'a>> {
     let image = Image::new(&format!("http-{id}:1"))
         .platform("wasi", "wasm")
         .file("/app.wasm", guests::named("middleware")?)
         .env(["GREETING=a variable"])
+        .user("1000:1000")
         .entrypoint(["/app.wasm"]);
     containerd.import(&image)?;
     Ok(containerd.run(&image, id))
@@ -147,6 +151,38 @@ fn middleware_stands_before_an_upstream(containerd: &Containerd) -> Result<()> {
     upstream.end()?;
     task.kill("TERM")?;
     ended(&task, 0)
+}
+
+/// By a volume that is written as the kubelet writes those of a ConfigMap, and with the rights of the container's user.
+fn middleware_is_configured_by_a_file(containerd: &Containerd) -> Result<()> {
+    let volume = tempfile::tempdir()?;
+    let path = |name: &str| volume.path().join(name);
+    std::fs::create_dir(path("..2026"))?;
+    std::fs::write(path("..2026/rules"), "rules of a file")?;
+    symlink("..2026", path("..data"))?;
+    symlink("..data/rules", path("rules"))?;
+    std::fs::write(path("secret"), "")?;
+    std::fs::set_permissions(path("secret"), Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(volume.path(), Permissions::from_mode(0o755))?;
+    let with = |id: &str, file: &str| -> Result<Run<'_>> {
+        let run = middleware(containerd, id)?
+            .bind(volume.path(), "/etc/middleware", "rbind:ro")
+            .annotation(&format!("{OPTION}.http-upstream"), "http://127.0.0.1:3000");
+        Ok(run.annotation(&format!("{OPTION}.http-config-file"), file))
+    };
+    let task = start(&with("configured", "/etc/middleware/rules")?)?;
+    answers(&task, 8080, "/own", 200, "rules of a file a variable\n")?;
+    task.end()?;
+    for (id, file, reason) in [
+        ("unconfigured", "/etc/middleware/none", "no such file"),
+        ("secretive", "/etc/middleware/secret", "may not read it"),
+    ] {
+        let output = with(id, file)?.output()?;
+        refused(&output, "io.containerd.wasi.v1.http-config-file")?;
+        refused(&output, reason)?;
+        refused(&output, file)?;
+    }
+    Ok(())
 }
 
 fn middleware_without_an_upstream_is_refused(containerd: &Containerd) -> Result<()> {
