@@ -28,7 +28,7 @@ use wasmtime_wasi_http::WasiBody;
 use self::body::{Passed, pump};
 use self::conversation::BUFFER_RESPONSE;
 pub(crate) use self::conversation::Conversation;
-pub(crate) use self::upstream::{Connections, because};
+pub(crate) use self::upstream::Connections;
 use crate::call::INITIALIZE;
 use crate::host::Host;
 use crate::module::{WASI, linker};
@@ -198,17 +198,14 @@ impl Asked {
         talk(store).begin(*self.request);
         let verdict = made.request.call_async(&mut *store, ()).await?;
         let [next, context] = halves(verdict);
-        if next == 0 {
-            let (response, sender, body) = answer(talk(store).own_response()?);
-            send(answered, response);
-            pump(body, &sender).await;
-            talk(store).end();
-            return Ok(());
-        }
-        let request = match talk(store).upstream_request().await? {
+        let asked = match next {
+            0 => Err(talk(store).response()?),
+            _ => talk(store).upstream_request().await?,
+        };
+        let request = match asked {
             Ok(request) => request,
-            Err(refused) => {
-                let (response, sender, body) = answer(refused);
+            Err(own) => {
+                let (response, sender, body) = answer(own);
                 send(answered, response);
                 pump(body, &sender).await;
                 talk(store).end();
@@ -217,13 +214,22 @@ impl Asked {
         };
         let given = &self.program.given;
         let network = store.data().network();
-        let sent = self.connections.send(&network, given, request).await;
+        let sent = tokio::select! {
+            biased;
+            sent = self.connections.send(&network, given, request) => Some(sent),
+            // Whatever the upstream does for it, it does for nobody: its connection is closed.
+            () = gone(answered) => None,
+        };
         let (connection, failed) = match sent {
-            Ok((response, connection)) => {
+            Some(Ok((response, connection))) => {
                 talk(store).answered(response);
                 (Some(connection), false)
             }
-            Err(reason) => {
+            None => {
+                talk(store).failed();
+                (None, true)
+            }
+            Some(Err(reason)) => {
                 let (host, port) = (&given.host, given.port);
                 let line = format!("{name}: cannot ask the upstream {host}:{port}: {reason}\n");
                 self.stderr.say(line.as_bytes()).await;
@@ -273,6 +279,14 @@ fn answer(response: Response<body::Joined>) -> (Response<WasiBody>, body::Sender
         sender,
         body,
     )
+}
+
+/// Waits until nobody waits for an answer any more.
+async fn gone(answered: &mut Option<Answered>) {
+    match answered {
+        Some(answered) => answered.closed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn send(answered: &mut Option<Answered>, response: Response<WasiBody>) {

@@ -170,6 +170,23 @@ pub(crate) struct Joined {
     trailers: Option<HeaderMap>,
 }
 
+impl Joined {
+    /// The same once more, if nothing is to come that can come once only.
+    pub(super) fn again(&self) -> Option<Self> {
+        let over = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        over.then(|| Self {
+            first: self.first.clone(),
+            rest: None,
+            trailers: self.trailers.clone(),
+        })
+    }
+
+    /// Those that are known before the body is sent.
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+}
+
 impl Body for Joined {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -259,13 +276,22 @@ impl Body for Passed {
     }
 }
 
-/// Moves a body to the client. Whether all of it has gone.
+/// Moves a body to the client. Whether all of it has gone: a client that has gone itself is not made to wait for
+/// what is still to come.
 pub(super) async fn pump(mut body: Joined, client: &Sender) -> bool {
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            // Its end may have come with the body's.
+            () = client.closed(), if !body.is_end_stream() => return false,
+        };
+        let Some(frame) = frame else {
+            return true;
+        };
         let broken = frame.is_err();
         if client.send(frame.map_err(Error::from)).await.is_err() || broken {
             return false;
         }
     }
-    true
 }

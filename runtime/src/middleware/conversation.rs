@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::header::TE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use wasmtime::bail;
 
 use super::Middleware;
 use super::body::{Content, Joined, TooLong};
-use super::headers::{between_two, host, unmeasured};
+use super::headers::{announced, between_two, host, unmeasured};
 use crate::Budget;
 
 pub(super) const BUFFER_REQUEST: u32 = 1;
@@ -128,11 +129,6 @@ impl Conversation {
         message.map_or(self.features, |message| message.features) & feature != 0
     }
 
-    /// What the guest answers itself.
-    pub(super) fn own_response(&mut self) -> wasmtime::Result<Response<Joined>> {
-        self.response()
-    }
-
     /// What the upstream is asked, or what is answered instead.
     pub(super) async fn upstream_request(
         &mut self,
@@ -148,11 +144,17 @@ impl Conversation {
             return Ok(Err(refused));
         }
         message.next = true;
+        // Who takes them is to be given them: HTTP/2 has them always.
+        let trailers = message.version == Version::HTTP_2 || message.has(TRAILERS);
         let mut request = Request::new(message.body.pass());
         *request.method_mut() = message.method.clone();
         *request.uri_mut() = Uri::from(message.uri.clone());
         let mut headers = message.headers.clone();
         unmeasured(&mut headers);
+        announced(&mut headers, request.body().trailers());
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
         *request.headers_mut() = headers;
         Ok(Ok(request))
     }
@@ -190,6 +192,7 @@ impl Conversation {
             unmeasured(&mut headers);
         }
         let mut response = Response::new(message.answer.pass());
+        announced(&mut headers, response.body().trailers());
         *response.status_mut() = message.status;
         *response.headers_mut() = headers;
         Ok(response)

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use super::Middleware;
 use super::body::Joined;
 use crate::Network;
+use crate::error::because;
 use crate::http::reach;
 
 /// How many connections each worker keeps.
@@ -27,6 +28,9 @@ pub(crate) struct Connections(RefCell<Vec<(Connection, Instant)>>);
 
 impl Connections {
     /// Sends a request, by a connection that is kept or a new one; why not.
+    ///
+    /// One that was kept may be closed by the upstream at any moment, and so when the request is on its way: then it is
+    /// sent once more, on a new connection, if that is allowed (see [`again`]).
     pub(super) async fn send(
         &self,
         network: &Network,
@@ -34,13 +38,22 @@ impl Connections {
         mut request: Request<Joined>,
     ) -> Result<(Response<Incoming>, Connection), String> {
         while let Some(mut connection) = self.take() {
+            let spare = again(&request);
             match connection.0.try_send_request(request).await {
                 Ok(response) => return Ok((response, connection)),
-                // It was closed meanwhile, and nothing of the request has gone out.
-                Err(mut error) => match error.take_message() {
-                    Some(back) => request = back,
-                    None => return Err(because(&error.into_error())),
-                },
+                Err(mut error) => {
+                    let message = error.take_message();
+                    let error = error.into_error();
+                    match (message, spare) {
+                        // It was closed meanwhile, and nothing of the request has gone out.
+                        (Some(back), _) => request = back,
+                        (None, Some(spare)) if !error.is_parse() => {
+                            request = spare;
+                            break;
+                        }
+                        (None, _) => return Err(because(&error)),
+                    }
+                }
             }
         }
         let stream = reach(network, &to.host, to.port).await;
@@ -73,13 +86,15 @@ impl Connections {
     }
 }
 
-/// An error and its causes, in a line.
-pub(crate) fn because(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
+/// `request`, to be sent a second time when the first has got no answer (RFC 9110, 9.2.2): if to do what it asks for
+/// twice is to do it once, and its body is there.
+fn again(request: &Request<Joined>) -> Option<Request<Joined>> {
+    if !request.method().is_idempotent() {
+        return None;
     }
-    text
+    let mut other = Request::new(request.body().again()?);
+    other.method_mut().clone_from(request.method());
+    other.uri_mut().clone_from(request.uri());
+    other.headers_mut().clone_from(request.headers());
+    Some(other)
 }

@@ -29,6 +29,8 @@ mod interrupt;
 mod limits;
 mod locate;
 mod middleware;
+mod middleware_trailers;
+mod middleware_upstream;
 mod network;
 mod pool;
 mod preempt;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use wasi_runtime::{Error, Guest, Middleware, Network, Outcome};
+use wasi_runtime::{Artifact, Error, Guest, Middleware, Network, Outcome, Preopen};
 
 use crate::fixture::{Fixture, Running, args, start};
 use crate::http::{Client, PATIENCE, service};
@@ -49,7 +49,7 @@ fn mirror(mut stream: TcpStream) {
 }
 
 /// A module whose handlers are these; 1,024 is where it has room.
-fn module(before: &str, request: &str, response: &str) -> String {
+pub(crate) fn module(before: &str, request: &str, response: &str) -> String {
     format!(
         r#"(module
         (import "http_handler" "enable_features" (func $enable (param i32) (result i32)))
@@ -73,9 +73,18 @@ fn module(before: &str, request: &str, response: &str) -> String {
 }
 
 /// Passes on, with 7 as its context.
-const NEXT: &str = "(i64.const 0x700000001)";
+pub(crate) const NEXT: &str = "(i64.const 0x700000001)";
 
-fn run(fixture: &Fixture, text: &str, upstream: SocketAddr) -> (SocketAddr, Running) {
+pub(crate) fn run(fixture: &Fixture, text: &str, upstream: SocketAddr) -> (SocketAddr, Running) {
+    run_as(&fixture.wat(text), upstream, args(["middleware"]))
+}
+
+/// The same, of a guest that is given more.
+pub(crate) fn run_as(
+    artifact: &Artifact,
+    upstream: SocketAddr,
+    guest: Guest,
+) -> (SocketAddr, Running) {
     let (address, mut service) = service(1);
     service.middleware = Some(Middleware {
         host: upstream.ip().to_string(),
@@ -86,12 +95,12 @@ fn run(fixture: &Fixture, text: &str, upstream: SocketAddr) -> (SocketAddr, Runn
     let guest = Guest {
         http: Some(service),
         network: Network::All,
-        ..args(["middleware"])
+        ..guest
     };
-    (address, start(&fixture.wat(text), guest))
+    (address, start(artifact, guest))
 }
 
-fn post(client: &mut Client, body: &str) -> (u16, String) {
+pub(crate) fn post(client: &mut Client, body: &str) -> (u16, String) {
     let length = body.len();
     let request =
         format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -270,4 +279,63 @@ fn middleware_needs_an_upstream_and_its_exports() {
     let artifact = fixture.wat(text);
     let error = artifact.prepare(given(Some(middleware))).unwrap_err();
     assert!(matches!(error, Error::NoExport { .. }), "{error:?}");
+}
+
+/// One instance has what a command has, for each of its requests.
+#[test]
+fn a_guest_has_the_standard_streams_and_the_environment() {
+    let fixture = Fixture::new();
+    let guest = Guest {
+        env: vec![("GREETING".to_owned(), "of a variable".to_owned())],
+        ..args(["middleware"])
+    };
+    let (address, running) = run_as(&fixture.real("middleware.wasm"), upstream(), guest);
+    let mut client = Client::new(address);
+    for _ in 0..3 {
+        let answer = (200, "configured of a variable\n".to_owned());
+        assert_eq!(client.get("/own"), answer);
+        assert_eq!(running.line(), "asked for /own\n");
+    }
+    assert_eq!(client.get("/trap").0, 500);
+    assert_eq!(client.get("/own").0, 200);
+    assert!(running.kill().stderr.contains("as it was asked to"));
+}
+
+#[test]
+fn a_guest_has_the_directories() {
+    let fixture = Fixture::new();
+    // It opens the file `value`, answers with it, and closes it: the descriptor is the same each time.
+    let request = "(if (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 0) (i64.const 2)
+            (i64.const 0) (i32.const 0) (i32.const 400)) (then (unreachable)))
+        (if (i32.ne (i32.load (i32.const 400)) (i32.const 4)) (then (unreachable)))
+        (i32.store (i32.const 408) (i32.const 1024))
+        (i32.store (i32.const 412) (i32.const 100))
+        (if (call $fd_read (i32.const 4) (i32.const 408) (i32.const 1) (i32.const 404)) (then (unreachable)))
+        (if (call $close (i32.const 4)) (then (unreachable)))
+        (call $write (i32.const 1) (i32.const 1024) (i32.load (i32.const 404)))
+        (i64.const 0)";
+    let text = module("", request, "").replacen(
+        "(module",
+        r#"(module
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))"#,
+        1,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let guest = Guest {
+        preopens: vec![Preopen {
+            directory: std::fs::File::open(folder.path()).unwrap().into(),
+            name: "/".to_owned(),
+        }],
+        ..args(["middleware"])
+    };
+    let (address, running) = run_as(&fixture.wat(&text), upstream(), guest);
+    let mut client = Client::new(address);
+    for content in ["one", "another"] {
+        std::fs::write(folder.path().join("value"), content).unwrap();
+        assert_eq!(client.get("/"), (200, content.to_owned()));
+    }
+    drop(running.kill());
 }
