@@ -213,6 +213,21 @@ impl Output {
         }
         Ok(self)
     }
+
+    /// Demands that it failed, and said `reason` on its standard error.
+    ///
+    /// # Errors
+    ///
+    /// When it did not: the command, its status and both streams.
+    pub fn refused(&self, reason: &str) -> Result<()> {
+        if self.status == 0 {
+            bail!("expected a refusal: {self}");
+        }
+        if !self.stderr.contains(reason) {
+            bail!("{reason:?} is missing: {self}");
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Invocation {

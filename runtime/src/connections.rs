@@ -3,9 +3,11 @@
 //! Left alone, one resource too many ends a guest. For what makes a socket there is an error instead, as for a
 //! process that has no descriptor left: `new-socket-limit` in WASI 0.2 and `out-of-memory`, for want of
 //! another, in 0.3. What comes of sockets that are there, streams and what is polled, has room beyond that
-//! ([`RESERVE`](crate::filesystem::RESERVE)).
+//! ([`RESERVE`](crate::filesystem::RESERVE)). What listeners of 0.3 accept has [`Room`] of its own.
 
-use wasmtime::component::{Linker, Resource};
+mod room;
+
+use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::TrappableError;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
@@ -14,6 +16,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, TcpSocket, UdpSocket};
 use wasmtime_wasi::p3::bindings::sockets::types;
 use wasmtime_wasi::sockets::{self, WasiSocketsView as _};
 
+pub(crate) use self::room::Room;
 use crate::filesystem::next_entry;
 use crate::host::Host;
 
@@ -85,6 +88,10 @@ fn accept(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 }
                 let accepted: Result<Accepted, ErrorCode> =
                     answer(host.wasi.sockets().accept(listener))?;
+                if accepted.is_ok() {
+                    // It took room as if it were a socket of 0.3, and has had its own.
+                    host.room.give_back();
+                }
                 Ok((accepted,))
             },
         )
@@ -104,12 +111,25 @@ fn create_0_3(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "[static]tcp-socket.create",
         |mut store, (family,): (types::IpAddressFamily,)| {
             let host: &mut Host = store.data_mut();
-            if !has_room(host) {
+            if !has_room(host) || !host.room.take(host.wasi.sockets().table) {
                 return Ok((Err(types::ErrorCode::OutOfMemory),));
             }
             let created = types::HostTcpSocket::create(&mut host.wasi.sockets(), family);
             let created: Result<Resource<sockets::TcpSocket>, types::ErrorCode> = answer(created)?;
+            if created.is_err() {
+                host.room.give_back();
+            }
             Ok((created,))
+        },
+    )?;
+    instance.resource(
+        "tcp-socket",
+        ResourceType::host::<sockets::TcpSocket>(),
+        |mut store, entry| {
+            let host: &mut Host = store.data_mut();
+            types::HostTcpSocket::drop(&mut host.wasi.sockets(), Resource::new_own(entry))?;
+            host.room.close(host.wasi.sockets().table);
+            Ok(())
         },
     )?;
     instance.func_wrap_async(

@@ -183,6 +183,17 @@ impl Error {
     }
 }
 
+/// An error and its causes, in a line.
+pub(crate) fn because(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
 /// How many exports an error lists.
 const LISTED: usize = 16;
 

@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsView};
 
+use crate::connections::Room;
 use crate::filesystem::{Preopens, RESERVE, Unseekable};
 use crate::http::Client;
 use crate::limits::{Limiter, largest_transfer};
@@ -37,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) unseekable: HashMap<u32, Unseekable>,
     /// [`Limits::handles`](crate::Limits::handles).
     pub(crate) handles: usize,
+    /// For what listeners accept.
+    pub(crate) room: Room,
     pub(crate) limiter: Limiter,
     pub(crate) sockets: Sockets,
     /// If it is HTTP middleware.
@@ -88,7 +92,8 @@ impl Host {
     /// their mount, so this has to run where `/proc` is the host's.
     pub(crate) fn new(guest: &mut Guest) -> Result<Self, Error> {
         let network = Arc::new(guest.network.clone());
-        let mut builder = context(guest, &network)?;
+        let room = Room::new(guest.limits.handles);
+        let mut builder = context(guest, &network, &room)?;
         for preopen in &guest.preopens {
             let path = format!("/proc/self/fd/{}", preopen.directory.as_raw_fd());
             builder
@@ -122,7 +127,9 @@ impl Host {
         let trust = Trust::new(mem::take(&mut guest.authorities));
         let mut wasi = builder.build_p1();
         let preopens = Preopens::of(&mut wasi).map_err(Error::engine)?;
-        Ok(Self::with(guest, wasi, preopens, sockets, network, trust))
+        Ok(Self::with(
+            guest, wasi, preopens, sockets, room, network, trust,
+        ))
     }
 
     /// What more of them are made of, for other instances of the same component.
@@ -144,6 +151,7 @@ impl Host {
         mut wasi: WasiP1Ctx,
         preopens: Preopens,
         sockets: Sockets,
+        room: Room,
         network: Arc<Network>,
         trust: Trust,
     ) -> Self {
@@ -155,6 +163,7 @@ impl Host {
             starts: HashMap::new(),
             unseekable: HashMap::new(),
             handles: guest.limits.handles,
+            room,
             wasi,
             limiter: Limiter::new(guest.budget.clone(), guest.limits),
             sockets,
@@ -186,11 +195,12 @@ impl Template {
     /// One more, of a component or a module.
     pub(crate) fn host(&self, of_module: bool) -> Result<Host, Error> {
         let network = Arc::clone(&self.network);
-        let mut wasi = context(&self.guest, &network)?.build_p1();
+        let limit = self.guest.limits.handles;
+        let room = Room::new(limit);
+        let mut wasi = context(&self.guest, &network, &room)?.build_p1();
         if of_module {
             wasi.ctx().ctx.filesystem().clone_from(&self.files);
         }
-        let limit = self.guest.limits.handles;
         let sockets = Sockets::new(0, Vec::new(), limit, Arc::clone(&network))?;
         let preopens = self.preopens.clone();
         let trust = self.trust.clone();
@@ -199,6 +209,7 @@ impl Template {
             wasi,
             preopens,
             sockets,
+            room,
             network,
             trust,
         ))
@@ -206,7 +217,7 @@ impl Template {
 }
 
 /// What every guest has, without files.
-fn context(guest: &Guest, network: &Arc<Network>) -> Result<WasiCtxBuilder, Error> {
+fn context(guest: &Guest, network: &Arc<Network>, room: &Room) -> Result<WasiCtxBuilder, Error> {
     let mut builder = WasiCtxBuilder::new();
     for (index, argument) in guest.args.iter().enumerate() {
         no_nul(argument, || format!("argument {index}"))?;
@@ -231,9 +242,17 @@ fn context(guest: &Guest, network: &Arc<Network>) -> Result<WasiCtxBuilder, Erro
         .allow_ip_name_lookup(network.is_on());
     builder.socket_addr_check({
         let network = Arc::clone(network);
+        let door = room.door();
         move |address, usage| {
             let allowed = network.allows(address, usage);
-            Box::pin(async move { allowed })
+            let accepted = allowed && matches!(usage, SocketAddrUse::TcpAccept);
+            let door = accepted.then(|| door.clone());
+            Box::pin(async move {
+                if let Some(door) = door {
+                    door.pass().await;
+                }
+                allowed
+            })
         }
     });
     builder.max_random_size(largest_transfer(&guest.budget) as u64);

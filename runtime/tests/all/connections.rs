@@ -1,8 +1,12 @@
 //! Sockets of components, up to the limit of what may be open.
 
-use wasi_runtime::{Guest, Limits, Network};
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpStream;
 
-use crate::fixture::Fixture;
+use wasi_runtime::{Guest, Input, Limits, Network, Outcome};
+
+use crate::fixture::{Fixture, pipe, start};
 use crate::wasm;
 
 /// A component that makes sockets of `kind`, `tcp` or `udp`, until that fails with `new-socket-limit`, and
@@ -71,4 +75,45 @@ fn one_socket_too_many_is_an_error() {
         };
         assert_eq!(fixture.run(&sockets(kind), guest).success(), "", "{kind}");
     }
+}
+
+#[test]
+fn a_listener_of_wasi_0_3_waits_until_there_is_room() {
+    let (theirs, ours) = pipe();
+    let ours = File::from(ours);
+    let guest = Guest {
+        stdin: Input::from_fd(theirs).unwrap(),
+        network: Network::All,
+        limits: Limits {
+            handles: 80,
+            ..Limits::default()
+        },
+        ..Guest::default()
+    };
+    let running = start(&Fixture::new().asynchronous("listener_p3.wasm"), guest);
+    let port = running.line();
+    let port = port.trim().strip_prefix("listening ").unwrap();
+    let port: u16 = port.parse().unwrap();
+    // More than it has entries for: the kernel takes the connections that it does not.
+    let clients: Vec<_> = (0..120)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+        .collect();
+    let mut told = String::new();
+    let mut expect = |text: &str| {
+        while told.len() < text.len() {
+            told += &running.line();
+        }
+        let rest = told.split_off(text.len());
+        assert_eq!(told, text);
+        told = rest;
+    };
+    for has in 1..=9 {
+        expect(&format!("has {has}\n"));
+    }
+    for _ in &clients[9..] {
+        (&ours).write_all(b".").unwrap();
+        // The oldest is closed, and so there is room for one more.
+        expect("has 8\nhas 9\n");
+    }
+    assert_eq!(running.kill().outcome, Outcome::Killed);
 }

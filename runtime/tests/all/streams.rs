@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use wasi_runtime::{Input, Output};
 use wasmtime_wasi::cli::{StdinStream, StdoutStream};
@@ -69,6 +70,56 @@ fn a_reader_that_went_away_is_an_error() {
         };
         let error = written.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+/// That all was written is what a flush says, so it says when it was not: of a reader that is gone for ever.
+#[test]
+fn a_flush_tells_that_the_reader_has_gone() {
+    let (ours, theirs) = pipe();
+    drop(ours);
+    runtime().block_on(async {
+        let mut stream = writer(theirs);
+        stream.flush().await.unwrap();
+        assert_eq!(stream.write(b"to nobody").await.unwrap(), 9);
+        for _ in 0..2 {
+            let error = stream.flush().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
+        let error = stream.shutdown().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_flush_that_waits_ends_with_its_reader() {
+    let (ours, theirs) = pipe();
+    runtime().block_on(async {
+        let mut stream = writer(theirs);
+        let full = vec![b'x'; 1 << 20];
+        let mut taken = 0;
+        // As much as the pipe holds, and what is held for it.
+        while let Some(Ok(count)) = stream.write(&full[taken..]).now_or_never() {
+            taken += count;
+        }
+        let mut flush = std::pin::pin!(stream.flush());
+        assert!(flush.as_mut().now_or_never().is_none());
+        drop(ours);
+        let error = flush.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+/// A disk that is full may have room again: what is written next may go.
+#[test]
+fn a_flush_tells_once_that_the_disk_was_full() {
+    runtime().block_on(async {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut stream = writer(full.unwrap());
+        assert_eq!(stream.write(b"text").await.unwrap(), 4);
+        let error = stream.flush().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        stream.flush().await.unwrap();
     });
 }
 
