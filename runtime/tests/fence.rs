@@ -13,6 +13,8 @@ mod fixture;
 mod locate;
 #[path = "fence/pages.rs"]
 mod pages;
+#[path = "fence/requests.rs"]
+mod requests;
 #[path = "all/wasm.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod wasm;
@@ -23,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use fixture::{Fixture, args, run, runtime, start};
+use fixture::{Fixture, Running, args, run, runtime, start};
 use wasi_runtime::{Artifact, Guest, Outcome};
 
 /// Numbers without a pattern, the same in each run.
@@ -57,9 +59,14 @@ fn killed(artifact: &Artifact, times: u32) {
 
 /// Raises the fence of a program all the time, for a guest of its own, as long as `meanwhile` takes.
 fn in_a_storm<T>(artifact: &Artifact, meanwhile: impl FnOnce() -> T) -> T {
-    let over = AtomicBool::new(false);
     let guest = start(artifact, args(["guest", "forever"]));
     guest.line();
+    in_a_storm_of(guest, meanwhile)
+}
+
+/// The same, for a guest that computes.
+fn in_a_storm_of<T>(guest: Running, meanwhile: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
         let storm = scope.spawn(|| {
             let mut random = Random(0xd1b5_4a32_d192_ed03);

@@ -11,6 +11,8 @@
 mod fixture;
 #[path = "all/locate.rs"]
 mod locate;
+#[path = "idle/services.rs"]
+mod services;
 #[path = "all/wasm.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod wasm;
@@ -134,6 +136,8 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
     let computing = fixture.wat(&wasm::ready_then(wasm::SPIN));
     let paused = blocked((&computing, &["guest"]), &budget, &stdin);
     paused.interrupter.pause();
+    // Services that have answered, and whose clients are still connected.
+    let services = services::asked(&fixture);
     settle();
     let before = switches();
     rest(IDLE);
@@ -153,7 +157,8 @@ fn blocked_guests_wake_nobody_in_ten_seconds() {
         rest(Duration::from_millis(1));
     }
     assert_eq!(paused.kill().outcome, Outcome::Killed);
-    for guest in guests {
+    let services = services.into_iter().map(|(service, _client)| service);
+    for guest in guests.into_iter().chain(services) {
         assert_eq!(guest.kill().outcome, Outcome::Killed);
     }
 }

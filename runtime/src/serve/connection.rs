@@ -1,7 +1,9 @@
 //! One connection: HTTP/1.1 or HTTP/2, as its first bytes say.
 //!
 //! It is closed when it has had no request for some time, when the service finishes, and in both cases
-//! politely first: HTTP/2 has a word for it, HTTP/1.1 closes after the answer.
+//! politely first: HTTP/2 has a word for it, HTTP/1.1 closes after the answer. Who takes nothing of an answer for
+//! that time is hung up on by the kernel (`TCP_USER_TIMEOUT`, tcp(7)): what is not read keeps a request from
+//! its end, and the place among the connections with it.
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -13,8 +13,8 @@ use wasmtime_wasi_http::io::TokioIo;
 use super::Collector;
 use super::messages::{ExportResponse, PartialSuccess};
 use crate::Network;
+use crate::error::because;
 use crate::http::connect;
-use crate::middleware::because;
 use crate::tls::Trust;
 
 /// The most that is read of an answer, in bytes.

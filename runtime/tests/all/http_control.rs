@@ -1,13 +1,13 @@
 //! Services that are told to finish, killed, paused and limited.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use wasi_runtime::{Budget, CpuQuota, Guest, Network, Outcome};
 
 use crate::fixture::{Fixture, args, start};
-use crate::http::{Client, PATIENCE, serve, serve_with, service};
+use crate::http::{Client, PATIENCE, get, serve, serve_with, service};
 
 #[test]
 fn a_service_that_is_told_to_finishes_what_it_was_asked() {
@@ -119,5 +119,25 @@ fn a_quota_holds_for_all_threads_together() {
         assert_eq!(client.answer().0, 200);
     }
     assert!(budget.usage().throttling().throttled > 0);
+    drop(running.kill());
+}
+
+/// What it does not read holds up the answer, and the connection is one of those that there may be.
+#[test]
+fn a_client_that_never_reads_is_hung_up_on() {
+    let fixture = Fixture::new();
+    let (address, mut service) = service(1);
+    service.connections = 1;
+    service.request_timeout = None;
+    service.idle_timeout = Duration::from_millis(500);
+    let running = serve_with(&fixture, service, args(["handler"]));
+    let mut deaf = TcpStream::connect(address).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let head = b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n";
+    deaf.write_all(head).unwrap();
+    // Until there is no room left in either direction.
+    while deaf.write(&[b'x'; 64 << 10]).is_ok() {}
+    assert_eq!(get(address, "/count").0, 200);
     drop(running.kill());
 }
