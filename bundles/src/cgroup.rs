@@ -10,7 +10,7 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxCpu, LinuxResources};
 
 use crate::Error;
 
@@ -155,16 +155,35 @@ impl Cgroup {
         })?;
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let cpu = resources.and_then(|resources| resources.cpu().as_ref());
-        // 0 is Go's "not set", and a negative quota is none.
-        let cpu = cpu.map_or_else(CpuShare::default, |cpu| CpuShare {
-            shares: cpu.shares().filter(|&shares| shares > 0),
-            quota: cpu
-                .quota()
-                .and_then(|quota| quota.try_into().ok())
-                .filter(|&quota| quota > 0),
-            period: cpu.period().filter(|&period| period > 0),
-        });
+        let cpu = CpuShare::default().with(cpu);
         Ok(Self { path, cpu })
+    }
+}
+
+impl CpuShare {
+    /// This share after an `Update` request, whose resources are `json`: a `LinuxResources` of the OCI
+    /// runtime spec. As for runc what is absent or 0 stays as it is, and a quota of -1 is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ParseResources`].
+    pub fn updated(self, json: &[u8]) -> Result<Self, Error> {
+        let resources: LinuxResources =
+            serde_json::from_slice(json).map_err(Error::ParseResources)?;
+        Ok(self.with(resources.cpu().as_ref()))
+    }
+
+    fn with(self, cpu: Option<&LinuxCpu>) -> Self {
+        let Some(cpu) = cpu else { return self };
+        // 0 is Go's "not set".
+        Self {
+            shares: cpu.shares().filter(|&shares| shares > 0).or(self.shares),
+            quota: match cpu.quota() {
+                None | Some(0) => self.quota,
+                Some(quota) => quota.try_into().ok(),
+            },
+            period: cpu.period().filter(|&period| period > 0).or(self.period),
+        }
     }
 }
 
@@ -243,6 +262,15 @@ mod tests {
         assert_eq!(told.cpu, wanted);
         let none = cgroup(r#"{"resources": {"cpu": {"shares": 0, "quota": -1, "period": 0}}}"#);
         assert_eq!(none.cpu, CpuShare::default());
+        let updated = |json: &str| wanted.updated(json.as_bytes()).unwrap();
+        assert_eq!(updated(r#"{"cpu": {"quota": 0}}"#), wanted);
+        assert_eq!(updated(r#"{"memory": {}}"#), wanted);
+        let more = CpuShare {
+            shares: Some(2),
+            quota: None,
+            ..wanted
+        };
+        assert_eq!(updated(r#"{"cpu": {"shares": 2, "quota": -1}}"#), more);
     }
 
     #[test]

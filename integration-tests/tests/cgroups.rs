@@ -3,8 +3,10 @@
 //! Root, a writable cgroup file system of either version and the built binary are all that is needed. Each test
 //! has its own fake, and its own cgroup below the root.
 
+#[path = "cgroups/shares.rs"]
+mod shares;
+
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -148,103 +150,6 @@ fn a_systemd_path_is_a_scope_in_its_slice() -> Result<()> {
     end(&fake, &tasks, &bundle)?;
     fake.shims_end()?;
     Below::at(&format!("/{name}.slice")).is_gone()
-}
-
-#[test]
-fn a_quota_is_for_the_threads_of_a_container() -> Result<()> {
-    let fake = FakeContainerd::new()?;
-    let below = Below::of(&fake)?;
-    let path = format!("{}/web", below.path());
-    let cpu = json!({ "shares": 512, "quota": 20_000, "period": 100_000 });
-    let bundle = bundle(&fake, "held", &path)?
-        .edit(|spec| spec["linux"]["resources"] = json!({ "cpu": cpu }))
-        .write()?;
-    let tasks = fake.serve(&bundle)?;
-    let pid = run(&tasks, &bundle)?;
-    let own = format!("{path}/wasi-held");
-    let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
-    ensure!(found == own, "the thread is in {found}");
-    // That of an exec, which is started from elsewhere, too.
-    let pid = tasks.exec(bundle.id(), "more").run(&["/main.wasm"])?;
-    let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
-    ensure!(found == own, "the exec's thread is in {found}");
-    ensure!(
-        home(&fake, "cpu")? == path,
-        "the shim is in {}",
-        home(&fake, "cpu")?
-    );
-    let folder = mount("cpu").join(&own[1..]);
-    if is_v2() {
-        has(
-            &folder,
-            &[("cpu.max", "20000 100000"), ("cgroup.type", "threaded")],
-        )?;
-        has(&mount("cpu").join(&path[1..]), &[("cpu.weight", "20")])?;
-    } else {
-        has(
-            &folder,
-            &[
-                ("cpu.cfs_quota_us", "20000"),
-                ("cpu.cfs_period_us", "100000"),
-            ],
-        )?;
-        has(&mount("cpu").join(&path[1..]), &[("cpu.shares", "512")])?;
-    }
-    poll::until(
-        "the kernel holds it to its quota",
-        Duration::from_secs(20),
-        || {
-            let stat =
-                fs::read_to_string(folder.join("cpu.stat")).map_err(|error| error.to_string())?;
-            let throttled = stat
-                .lines()
-                .find_map(|line| line.strip_prefix("nr_throttled "));
-            if throttled.is_some_and(|count| count != "0") {
-                Ok(())
-            } else {
-                Err(stat)
-            }
-        },
-    )?;
-    tasks.kill(bundle.id(), KILL)?;
-    tasks.wait(bundle.id())?;
-    tasks.delete(bundle.id())?;
-    ensure!(!folder.exists(), "its cgroup outlives the container");
-    tasks.shutdown(bundle.id())?;
-    fake.shims_end()?;
-    below.is_gone()
-}
-
-#[test]
-fn shares_are_between_the_containers_of_a_pod() -> Result<()> {
-    let fake = FakeContainerd::new()?;
-    let below = Below::of(&fake)?;
-    let bundle = bundle(&fake, "member", &format!("{}/member", below.path()))?
-        .annotation("io.kubernetes.cri.sandbox-id", "pod")
-        .edit(|spec| spec["linux"]["resources"] = json!({ "cpu": { "shares": 512 } }))
-        .write()?;
-    let tasks = fake.serve(&bundle)?;
-    let pid = run(&tasks, &bundle)?;
-    let own = format!("{}/pod/wasi-member", below.path());
-    let found = cgroup(&format!("/proc/{pid}/cgroup"), "cpu")?;
-    ensure!(found == own, "the thread is in {found}");
-    let wanted = if is_v2() {
-        ("cpu.weight", "20")
-    } else {
-        ("cpu.shares", "512")
-    };
-    has(&mount("cpu").join(&own[1..]), &[wanted])?;
-    end(&fake, &tasks, &bundle)?;
-    fake.shims_end()?;
-    below.is_gone()
-}
-
-fn has(folder: &Path, wanted: &[(&str, &str)]) -> Result<()> {
-    for (file, value) in wanted {
-        let told = fs::read_to_string(folder.join(file)).with_context(|| (*file).to_owned())?;
-        ensure!(told.trim() == *value, "{file} is {told}");
-    }
-    Ok(())
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wasi_bundles::{CpuLimit, Limits};
+use wasi_bundles::{CpuLimit, CpuShare, Limits, Plan};
 use wasi_runtime::{Budget, Ceiling, CpuQuota};
 
 use crate::Error;
@@ -14,8 +14,15 @@ use crate::Error;
 /// The limits of one container.
 #[derive(Debug)]
 pub struct Allowance {
-    limits: Mutex<Limits>,
+    asked: Mutex<Asked>,
     budget: Budget,
+}
+
+/// What is asked for now.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    limits: Limits,
+    cpu: CpuShare,
 }
 
 impl Allowance {
@@ -24,11 +31,15 @@ impl Allowance {
     /// # Errors
     ///
     /// [`Error::Limit`] when that thread cannot be started.
-    pub fn new(limits: Limits, ceiling: Arc<dyn Ceiling>) -> Result<Self, Error> {
+    pub fn new(plan: &Plan, ceiling: Arc<dyn Ceiling>) -> Result<Self, Error> {
+        Self::of(*plan.limits(), plan.cgroup().cpu, ceiling)
+    }
+
+    fn of(limits: Limits, cpu: CpuShare, ceiling: Arc<dyn Ceiling>) -> Result<Self, Error> {
         let budget = Budget::below(ceiling);
         apply(&budget, limits)?;
         Ok(Self {
-            limits: Mutex::new(limits),
+            asked: Mutex::new(Asked { limits, cpu }),
             budget,
         })
     }
@@ -39,19 +50,22 @@ impl Allowance {
         &self.budget
     }
 
-    /// Changes what `resources` names, `LinuxResources` as JSON.
+    /// Changes what `resources` names, `LinuxResources` as JSON. Returns what the kernel has to be told.
     ///
     /// # Errors
     ///
     /// [`Error::Bundle`] when a limit cannot be one, [`Error::Limit`] as for [`Self::new`]; nothing has
     /// changed then.
-    pub fn update(&self, resources: &[u8]) -> Result<(), Error> {
+    pub fn update(&self, resources: &[u8]) -> Result<CpuShare, Error> {
         // Held until all is applied, so that of two updates one is last in everything.
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let updated = limits.updated(resources)?;
-        apply(&self.budget, updated)?;
-        *limits = updated;
-        Ok(())
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let updated = Asked {
+            limits: asked.limits.updated(resources)?,
+            cpu: asked.cpu.updated(resources)?,
+        };
+        apply(&self.budget, updated.limits)?;
+        *asked = updated;
+        Ok(updated.cpu)
     }
 }
 
@@ -105,7 +119,7 @@ mod tests {
     #[test]
     fn an_update_counts_at_once_or_not_at_all() {
         let ceiling = Arc::new(MemoryCeiling::default());
-        let allowance = Allowance::new(Limits::default(), ceiling).unwrap();
+        let allowance = Allowance::of(Limits::default(), CpuShare::default(), ceiling).unwrap();
         let usage = allowance.budget().usage();
         let json = br#"{"memory": {"limit": 1048576}, "cpu": {"quota": 5000, "period": 20000}}"#;
         allowance.update(json).unwrap();

@@ -25,13 +25,12 @@ mod ceiling;
 mod guests;
 mod hierarchy;
 mod made;
+mod origin;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasi_bundles::{Bundle, Cgroup, CgroupPath, CpuShare};
 
@@ -39,6 +38,7 @@ pub use self::ceiling::MemoryCeiling;
 use self::hierarchy::Hierarchy;
 pub use self::made::sweep;
 use self::made::{record, remove};
+pub use self::origin::Origin;
 use crate::Error;
 use crate::daemon::group_of;
 
@@ -59,10 +59,6 @@ struct Home {
     /// Whether it is that of several containers.
     shared: bool,
 }
-
-/// Where the shim came from: opened `cgroup.procs`, to move back by.
-#[derive(Debug, Clone, Default)]
-pub struct Origin(Arc<OnceLock<Vec<File>>>);
 
 /// The cgroup that the first container of a shim gives it; none if it asks for none. A pure function of
 /// the bundle's group, if it has one, and what it asks for.
@@ -121,10 +117,7 @@ impl Cgroups {
                 source,
             };
             let hierarchies = hierarchy::mounted().map_err(failed)?;
-            if self.origin.0.get().is_none() {
-                let origin = hierarchies.iter().filter_map(Hierarchy::own);
-                drop(self.origin.0.set(origin.collect()));
-            }
+            self.origin.remember(&hierarchies);
             let mut settled = settle(hierarchies, &path.folder(), bundle.dir()).map_err(failed)?;
             settled.shared = group_of(bundle).is_some();
             if !settled.shared {
@@ -151,14 +144,12 @@ impl Cgroups {
         home.map_or(true, |home| home.as_ref().is_some_and(divides))
     }
 
-    /// Gives the threads of a container their own cgroup, by its first one. Where that is not possible,
+    /// Gives the threads of a container their own cgroup, by its first ones. Where that is not possible,
     /// that is logged: the engine's own limits hold.
-    pub fn admit(&self, id: &str, bundle: &Path, thread: u32, cpu: CpuShare) {
+    pub fn admit(&self, id: &str, bundle: &Path, threads: &[u32], cpu: CpuShare) {
         let home = self.lock();
         let Some(home) = &*home else { return };
-        // The shares of one that has home for itself are home's: they are relative to other shims.
-        let shares = cpu.shares.filter(|_| home.shared);
-        let cpu = CpuShare { shares, ..cpu };
+        let cpu = home.share_below(cpu);
         if cpu.shares.is_none() && cpu.quota.is_none() {
             return;
         }
@@ -173,9 +164,26 @@ impl Cgroups {
             return;
         }
         for (hierarchy, folder, guests) in places {
-            if let Err(error) = guests::admit(hierarchy, folder, &guests, thread, cpu) {
+            if let Err(error) = guests::admit(hierarchy, folder, &guests, threads, cpu) {
                 drop(fs::remove_dir(&guests));
                 log::warn!("no share of the processors for container {id}: {error}");
+            }
+        }
+    }
+
+    /// Gives a container other shares and another quota, after an `Update`. The threads that have no cgroup
+    /// of their own, because no share was asked for when they were made, are not given one: the engine's
+    /// quota holds for these alone.
+    pub fn reapportion(&self, id: &str, cpu: CpuShare) {
+        let home = self.lock();
+        let Some(home) = &*home else { return };
+        if !home.shared {
+            home.weigh(cpu);
+        }
+        let cpu = home.share_below(cpu);
+        for (hierarchy, guests) in home.guests(id) {
+            if let Err(error) = guests::apportion(hierarchy, &guests, cpu) {
+                log::warn!("container {id} keeps its old share of the processors: {error}");
             }
         }
     }
@@ -185,11 +193,8 @@ impl Cgroups {
     /// container's.
     pub fn enlist(&self, id: &str, thread: u32) {
         let home = self.lock();
-        for (hierarchy, folder) in home.iter().flat_map(|home| &home.folders) {
-            let guests = guests::folder(hierarchy, folder, id);
-            if let Some(guests) = guests.filter(|guests| guests.is_dir())
-                && let Err(error) = guests::enlist(hierarchy, &guests, thread)
-            {
+        for (hierarchy, guests) in home.iter().flat_map(|home| home.guests(id)) {
+            if let Err(error) = guests::enlist(hierarchy, &guests, thread) {
                 log::warn!("an exec of container {id} does not share its processor time: {error}");
             }
         }
@@ -198,10 +203,8 @@ impl Cgroups {
     /// Removes what [`Self::admit`] made, when the threads are gone.
     pub fn dismiss(&self, id: &str) {
         let home = self.lock();
-        for (hierarchy, folder) in home.iter().flat_map(|home| &home.folders) {
-            if let Some(guests) = guests::folder(hierarchy, folder, id) {
-                remove(&guests);
-            }
+        for (_, guests) in home.iter().flat_map(|home| home.guests(id)) {
+            remove(&guests);
         }
     }
 
@@ -213,11 +216,7 @@ impl Cgroups {
         if home.made.is_empty() {
             return;
         }
-        for file in self.origin.0.get().into_iter().flatten() {
-            if let Err(error) = rustix::io::write(file, b"0") {
-                log::warn!("cannot go back to where the shim came from: {error}");
-            }
-        }
+        self.origin.go_back();
         home.made.iter().rev().for_each(|folder| remove(folder));
     }
 
@@ -228,39 +227,31 @@ impl Cgroups {
 }
 
 impl Home {
+    /// The cgroups that [`Cgroups::admit`] made for the threads of a container.
+    fn guests<'a>(&'a self, id: &str) -> impl Iterator<Item = (&'a Hierarchy, PathBuf)> {
+        let folders = self.folders.iter().filter_map(move |(hierarchy, folder)| {
+            Some((hierarchy, guests::folder(hierarchy, folder, id)?))
+        });
+        folders.filter(|(_, guests)| guests.is_dir())
+    }
+
+    /// What a container's threads are given of what it asks for. The shares of one that has home for itself are
+    /// home's: they are relative to other shims.
+    fn share_below(&self, cpu: CpuShare) -> CpuShare {
+        let shares = cpu.shares.filter(|_| self.shared);
+        CpuShare { shares, ..cpu }
+    }
+
     /// Gives a home that was made its shares of the processors.
     fn weigh(&self, cpu: CpuShare) {
         for (hierarchy, folder) in &self.folders {
             if !self.made.contains(folder) {
                 continue;
             }
-            if let Err(error) = guests::weigh(hierarchy, folder, cpu.shares) {
+            if let Err(error) = guests::weigh(hierarchy, folder, cpu) {
                 log::warn!("no shares of the processors: {error}");
             }
         }
-    }
-}
-
-impl Origin {
-    /// Lets a process that is to be started run where the shim came from. It belongs to no container,
-    /// and what it leaves running must not keep a container's cgroup in use.
-    #[allow(
-        unsafe_code,
-        reason = "only the child itself can move before its program runs"
-    )]
-    pub(crate) fn apply_to(&self, command: &mut Command) {
-        let origin = Arc::clone(&self.0);
-        let leave = move || {
-            for file in origin.get().into_iter().flatten() {
-                // A cgroup that is gone is no reason not to run it.
-                let _ = rustix::io::write(file, b"0");
-            }
-            Ok(())
-        };
-        // SAFETY: between fork and exec only async-signal-safe functions may be called. `leave` reads
-        // memory that was written before the fork and calls write(2); it allocates nothing, takes no
-        // lock, and drops nothing.
-        unsafe { command.pre_exec(leave) };
     }
 }
 

@@ -53,8 +53,8 @@ impl Placement {
         joined.unwrap_or(Err(Error::Panicked))
     }
 
-    /// Gives a container, by its first thread, its share of the processors, and the shim its score.
-    pub async fn admit(&self, bundle: &Bundle, id: &str, thread: u32, cpu: CpuShare) {
+    /// Gives a container, by its first threads, its share of the processors, and the shim its score.
+    pub async fn admit(&self, bundle: &Bundle, id: &str, threads: Vec<u32>, cpu: CpuShare) {
         let process = bundle.spec().process().as_ref();
         if let Some(score) = process.and_then(|process| process.oom_score_adj())
             && let Err(error) = self.oom_score.ask(id, score)
@@ -66,7 +66,16 @@ impl Placement {
         }
         let (cgroups, id, bundle) = (self.cgroups.clone(), id.to_owned(), bundle.dir().to_owned());
         // A panic was logged by its hook.
-        drop(spawn_blocking(move || cgroups.admit(&id, &bundle, thread, cpu)).await);
+        drop(spawn_blocking(move || cgroups.admit(&id, &bundle, &threads, cpu)).await);
+    }
+
+    /// Gives a container another share. Of two changes the second has to wait for the first.
+    pub async fn reapportion(&self, id: &str, cpu: CpuShare) {
+        if !self.cgroups.divides() {
+            return;
+        }
+        let (cgroups, id) = (self.cgroups.clone(), id.to_owned());
+        drop(spawn_blocking(move || cgroups.reapportion(&id, cpu)).await);
     }
 
     /// Gives another thread of a container its part of that share.

@@ -15,6 +15,9 @@ use super::hierarchy::Hierarchy;
 use super::write;
 use crate::stats::CgroupVersion;
 
+/// The kernel's, in microseconds.
+const PERIOD: u64 = 100_000;
+
 /// Where the threads of the container `id` are, below `home`. None in a hierarchy that has nothing for
 /// threads.
 pub(super) fn folder(hierarchy: &Hierarchy, home: &Path, id: &str) -> Option<PathBuf> {
@@ -26,12 +29,12 @@ pub(super) fn folder(hierarchy: &Hierarchy, home: &Path, id: &str) -> Option<Pat
     takes_threads.then(|| home.join(format!("wasi-{id}")))
 }
 
-/// Makes `folder` with its share of the processors, and puts a thread there.
+/// Makes `folder` with its share of the processors, and puts threads there.
 pub(super) fn admit(
     hierarchy: &Hierarchy,
     home: &Path,
     folder: &Path,
-    thread: u32,
+    threads: &[u32],
     cpu: CpuShare,
 ) -> io::Result<()> {
     match fs::create_dir(folder) {
@@ -42,12 +45,20 @@ pub(super) fn admit(
         write(&folder.join("cgroup.type"), "threaded")?;
         write(&home.join("cgroup.subtree_control"), "+cpu")?;
     }
-    if hierarchy.version() == CgroupVersion::V2 || hierarchy.has("cpu") {
-        for (file, value) in settings(hierarchy.version(), cpu) {
-            write(&folder.join(file), &value)?;
-        }
-    }
-    enlist(hierarchy, folder, thread)
+    apportion(hierarchy, folder, cpu)?;
+    threads
+        .iter()
+        .try_for_each(|thread| enlist(hierarchy, folder, *thread))
+}
+
+/// Writes a container's share and quota to its `folder`.
+pub(super) fn apportion(hierarchy: &Hierarchy, folder: &Path, cpu: CpuShare) -> io::Result<()> {
+    let settings = shares(hierarchy.version(), cpu).into_iter();
+    let settings: Vec<_> = settings.chain(quota(hierarchy.version(), cpu)).collect();
+    // The kernel checks a period and a quota one by one against those above: the one that makes the share
+    // less has to come first.
+    let given = give(hierarchy, folder, settings.iter());
+    given.or_else(|_| give(hierarchy, folder, settings.iter().rev()))
 }
 
 /// Puts a thread into `folder`, which was made by [`admit`].
@@ -60,47 +71,45 @@ pub(super) fn enlist(hierarchy: &Hierarchy, folder: &Path, thread: u32) -> io::R
 }
 
 /// Gives a cgroup its shares of the processors, if there are any to give.
-pub(super) fn weigh(hierarchy: &Hierarchy, folder: &Path, shares: Option<u64>) -> io::Result<()> {
-    let cpu = CpuShare {
-        shares,
-        ..CpuShare::default()
-    };
+pub(super) fn weigh(hierarchy: &Hierarchy, folder: &Path, cpu: CpuShare) -> io::Result<()> {
+    give(hierarchy, folder, shares(hierarchy.version(), cpu).iter())
+}
+
+/// Writes to the files that deal out processor time, where there are any.
+fn give<'a>(
+    hierarchy: &Hierarchy,
+    folder: &Path,
+    mut settings: impl Iterator<Item = &'a (&'static str, String)>,
+) -> io::Result<()> {
     if hierarchy.version() == CgroupVersion::V1 && !hierarchy.has("cpu") {
         return Ok(());
     }
-    for (file, value) in settings(hierarchy.version(), cpu) {
-        write(&folder.join(file), &value)?;
-    }
-    Ok(())
+    settings.try_for_each(|(file, value)| write(&folder.join(file), value))
 }
 
-/// The files that give a share of the processors, and what is written to each. A pure function.
-fn settings(version: CgroupVersion, cpu: CpuShare) -> Vec<(&'static str, String)> {
-    let mut settings = Vec::new();
+/// The file that says the share of the processors beside others, and what is written to it. A pure function.
+fn shares(version: CgroupVersion, cpu: CpuShare) -> Option<(&'static str, String)> {
+    let shares = cpu.shares?;
+    Some(match version {
+        CgroupVersion::V1 => ("cpu.shares", shares.to_string()),
+        CgroupVersion::V2 => ("cpu.weight", weight(shares).to_string()),
+    })
+}
+
+/// The files that bound the processor time, and what is written to each. A pure function.
+fn quota(version: CgroupVersion, cpu: CpuShare) -> Vec<(&'static str, String)> {
+    let period = cpu.period.unwrap_or(PERIOD).to_string();
+    let quota = cpu.quota.map(|quota| quota.to_string());
     match version {
-        CgroupVersion::V1 => {
-            if let Some(shares) = cpu.shares {
-                settings.push(("cpu.shares", shares.to_string()));
-            }
-            // First: a quota is checked against the period.
-            if let Some(period) = cpu.period {
-                settings.push(("cpu.cfs_period_us", period.to_string()));
-            }
-            if let Some(quota) = cpu.quota {
-                settings.push(("cpu.cfs_quota_us", quota.to_string()));
-            }
-        }
+        CgroupVersion::V1 => vec![
+            ("cpu.cfs_period_us", period),
+            ("cpu.cfs_quota_us", quota.unwrap_or_else(|| "-1".to_owned())),
+        ],
         CgroupVersion::V2 => {
-            if let Some(shares) = cpu.shares {
-                settings.push(("cpu.weight", weight(shares).to_string()));
-            }
-            if let Some(quota) = cpu.quota {
-                let period = cpu.period.unwrap_or(100_000);
-                settings.push(("cpu.max", format!("{quota} {period}")));
-            }
+            let quota = quota.unwrap_or_else(|| "max".to_owned());
+            vec![("cpu.max", format!("{quota} {period}"))]
         }
     }
-    settings
 }
 
 /// Shares of version 1 (2 to 262144) as a weight of version 2 (1 to 10000): in proportion, as the OCI
@@ -120,23 +129,23 @@ mod tests {
             quota: Some(50_000),
             period: Some(200_000),
         };
-        let v1 = settings(CgroupVersion::V1, cpu);
-        let wanted = [
-            ("cpu.shares", "1024"),
-            ("cpu.cfs_period_us", "200000"),
-            ("cpu.cfs_quota_us", "50000"),
-        ];
-        assert_eq!(v1, wanted.map(|(file, value)| (file, value.to_owned())));
-        let v2 = settings(CgroupVersion::V2, cpu);
-        let wanted = [("cpu.weight", "39"), ("cpu.max", "50000 200000")];
-        assert_eq!(v2, wanted.map(|(file, value)| (file, value.to_owned())));
-        let default = CpuShare {
-            period: None,
-            shares: None,
-            ..cpu
+        let told = |version, cpu| {
+            let told = shares(version, cpu).into_iter().chain(quota(version, cpu));
+            let told = told.map(|(file, value)| format!("{file} {value}"));
+            told.collect::<Vec<_>>()
         };
-        let wanted = [("cpu.max", "50000 100000".to_owned())];
-        assert_eq!(settings(CgroupVersion::V2, default), wanted);
+        let v1 = [
+            "cpu.shares 1024",
+            "cpu.cfs_period_us 200000",
+            "cpu.cfs_quota_us 50000",
+        ];
+        assert_eq!(told(CgroupVersion::V1, cpu), v1);
+        let v2 = ["cpu.weight 39", "cpu.max 50000 200000"];
+        assert_eq!(told(CgroupVersion::V2, cpu), v2);
+        let none = CpuShare::default();
+        let v1 = ["cpu.cfs_period_us 100000", "cpu.cfs_quota_us -1"];
+        assert_eq!(told(CgroupVersion::V1, none), v1);
+        assert_eq!(told(CgroupVersion::V2, none), ["cpu.max max 100000"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use wasi_runtime::{Budget, Worker};
 
-use super::thread::POOL;
+use super::thread::{POOL, thread_id};
 use super::{Error, runtime};
 
 /// The threads, which are parked until [`Self::release`]; dropped before, they end.
@@ -15,6 +15,7 @@ pub(super) struct Crew(Vec<Member>);
 
 #[derive(Debug)]
 struct Member {
+    id: u32,
     release: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -30,26 +31,43 @@ impl Crew {
         let member = |(index, worker): (usize, Worker)| {
             let (runtime, pool) = runtime(budget)?;
             let (release, released) = channel();
+            let (tell, told) = channel();
             let thread = std::thread::Builder::new()
                 .name(format!("wasi-worker-{}", index + 1))
                 .spawn(move || {
+                    // Who made it waits for this.
+                    let _ = tell.send(thread_id());
                     if released.recv().is_ok() {
                         runtime.block_on(worker.run());
                         pool.end(runtime, POOL);
                     }
                 })
                 .map_err(Error::host("start another thread that serves HTTP"))?;
-            Ok(Member { release, thread })
+            let id = told.recv().map_err(|_| Error::Panicked)?;
+            Ok(Member {
+                id,
+                release,
+                thread,
+            })
         };
         workers.map(member).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The ids of the threads.
+    pub(super) fn threads(&self) -> Vec<u32> {
+        self.0.iter().map(|member| member.id).collect()
+    }
+
     pub(super) fn release(self) -> AtWork {
-        let members = self.0.into_iter().map(|Member { release, thread }| {
-            // It waits for nothing else.
-            let _ = release.send(());
-            thread
-        });
+        let members = self.0.into_iter().map(
+            |Member {
+                 release, thread, ..
+             }| {
+                // It waits for nothing else.
+                let _ = release.send(());
+                thread
+            },
+        );
         AtWork(members.collect())
     }
 }

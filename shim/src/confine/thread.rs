@@ -29,6 +29,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub struct Parked {
     place: Option<Arc<Place>>,
     usage: Option<Usage>,
+    crew: Vec<u32>,
     release: oneshot::Sender<()>,
     running: Running,
 }
@@ -62,6 +63,7 @@ struct Outside {
     place: Option<Arc<Place>>,
     grip: Grip,
     usage: Option<Usage>,
+    crew: Vec<u32>,
 }
 
 impl Made {
@@ -78,6 +80,7 @@ impl Made {
                 place: Some(place),
                 grip: Grip::Guest(prepared.interrupter()),
                 usage: Some(prepared.usage()),
+                crew: crew.threads(),
             },
             run: Box::new(move || run(prepared, runtime, &pool, crew)),
         }
@@ -91,6 +94,7 @@ impl Made {
                 place: None,
                 grip: Grip::Holder(tell),
                 usage: None,
+                crew: Vec::new(),
             },
             run: Box::new(move || {
                 // An error is the shim giving it up.
@@ -129,6 +133,7 @@ pub(super) async fn deliver(
         Ok(Ok((outside, pid))) => Ok(Parked {
             place: outside.place,
             usage: outside.usage,
+            crew: outside.crew,
             release,
             running: Running {
                 pid,
@@ -169,6 +174,13 @@ impl Parked {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid
+    }
+
+    /// The ids of all threads that poll the guest, this one's first.
+    #[must_use]
+    pub fn threads(&self) -> Vec<u32> {
+        let crew = self.crew.iter().copied();
+        std::iter::once(self.pid()).chain(crew).collect()
     }
 
     /// Where it is; a holder is at no place that an exec could join.
