@@ -14,7 +14,7 @@ use integration_tests::dialect::Dialect;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::tasks::{Api, Tasks};
 use integration_tests::{guests, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 const KILL: u32 = 9;
 /// What containerd gives `delete`, without the time that a busy machine takes to run it.
@@ -136,6 +136,34 @@ fn a_terminated_shim_ends_its_containers_in_order() -> Result<()> {
     ensure!(bundle.path().join("exit.json").exists(), "no exit.json");
     ensure!(gone(&endpoint.address).is_ok(), "the socket is still there");
     Ok(())
+}
+
+/// Who takes the pid of a task for a process of its own signals the shim.
+#[test]
+fn a_signal_to_a_containers_thread_ends_no_shim() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "signalled", guests::spins()?)?;
+    let tasks = fake.serve(&bundle)?;
+    let pid = run(&tasks, &bundle)?;
+    let thread = Pid::from_raw(i32::try_from(pid)?).context("no pid")?;
+    for signal in [
+        Signal::HUP,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+    ] {
+        kill_process(thread, signal)?;
+        let state = tasks.state(bundle.id())?;
+        ensure!(
+            state.status.enum_value() == Ok(Status::RUNNING),
+            "{signal:?}: {state:?}"
+        );
+    }
+    tasks.kill(bundle.id(), KILL)?;
+    ensure!(tasks.wait(bundle.id())?.exit_status == 137);
+    fake.forget(&tasks, &bundle)?;
+    fake.shims_end()
 }
 
 #[test]

@@ -55,6 +55,9 @@ pub struct About {
 pub struct Container {
     about: About,
     allowance: Allowance,
+    /// Held by an update, until all know of it.
+    updating: Mutex<()>,
+    placement: Placement,
     /// None of a sandbox, which uses nothing.
     usage: Option<Usage>,
     init: Arc<View>,
@@ -99,6 +102,7 @@ impl Container {
         let place = thread.place();
         let (process, init) = Process::new(&about.id, about.stdio.clone(), thread, holds);
         let tell = Announcer::new(&about.id, events);
+        let placed = placement.clone();
         let (driver, execs) = Driver::new(
             about.id.clone(),
             about.bundle.clone(),
@@ -111,6 +115,8 @@ impl Container {
         Self {
             about,
             allowance,
+            updating: Mutex::new(()),
+            placement: placed,
             usage,
             init: Arc::new(init),
             execs,
@@ -242,10 +248,13 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::Refused`] when it has ended, and as for [`Allowance::update`].
-    pub fn update(&self, resources: &[u8]) -> Result<(), Error> {
+    pub async fn update(&self, resources: &[u8]) -> Result<(), Error> {
+        let _updating = self.updating.lock().await;
         match self.init.snapshot().phase {
             PhaseKind::Created | PhaseKind::Running | PhaseKind::Paused => {
-                self.allowance.update(resources)
+                let cpu = self.allowance.update(resources)?;
+                self.placement.reapportion(&self.about.id, cpu).await;
+                Ok(())
             }
             PhaseKind::Ending | PhaseKind::Stopped => Err(Error::Refused {
                 id: self.about.id.clone(),

@@ -156,7 +156,7 @@ impl Containers {
             id: &creation.id,
         };
         let terminal = creation.terminal.then_some(plan.process().console_size);
-        let allowance = Allowance::new(*plan.limits(), self.placement.ceiling())?;
+        let allowance = Allowance::new(&plan, self.placement.ceiling())?;
         let cgroup = plan.cgroup().clone();
         let (checkpoint, hooked) = hooks.create();
         let (gate, asked) = Gate::new();
@@ -225,7 +225,7 @@ impl Containers {
             return Err(Error::Abandoned { id: creation.id });
         }
         self.placement
-            .admit(&bundle, &creation.id, thread.pid(), cgroup.cpu)
+            .admit(&bundle, &creation.id, thread.threads(), cgroup.cpu)
             .await;
         let about = About {
             namespace: self.events.namespace().to_owned(),

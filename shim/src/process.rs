@@ -253,6 +253,7 @@ impl Process {
             return None;
         }
         self.kill(Signal::KILL);
+        self.holds.close();
         // Its thread ends by itself, released or not.
         self.phase = Phase::Changing;
         Some(Exit::lost())

@@ -6,7 +6,7 @@
 //! The shim goes when containerd said Shutdown and no container is left, whichever comes last; when it
 //! was started and no container was created for a minute; when the sandbox of its pod was shut down by the
 //! Sandbox API, with all containers; when its `start` was killed before it had
-//! answered; and on SIGTERM or SIGINT, with its containers.
+//! answered; and on SIGTERM or SIGINT, with its containers. Other signals are for a process that there is not.
 //! First it withdraws its socket, so that no new container is sent to it, last it drains its events. A
 //! shim that was promised to another container (see [`crate::socket`]) waits for that one first.
 
@@ -139,6 +139,7 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
     let sandbox = SandboxService::new(&containers, Arc::clone(&pod), Arc::clone(&over));
     let service = TaskService::new(containers.clone(), pod, Arc::clone(&shutdown));
     let terminated = terminated()?;
+    stray()?;
     let unanswered = unanswered(inheritance.answered)?;
     inheritance.listener.set_nonblocking(true)?;
     let mut server = Server::new()
@@ -238,6 +239,29 @@ fn unanswered(answered: PipeReader) -> io::Result<impl Future<Output = ()>> {
             }
         }
     })
+}
+
+/// A task's pid is the id of a thread of the shim, and who signals that by kill(2) signals the shim. What would end
+/// a process by default would end the whole pod. Ignored they would be so in whatever the shim runs, too.
+fn stray() -> io::Result<()> {
+    for (name, kind) in [
+        ("HUP", SignalKind::hangup()),
+        ("QUIT", SignalKind::quit()),
+        ("USR1", SignalKind::user_defined1()),
+        ("USR2", SignalKind::user_defined2()),
+        ("ALRM", SignalKind::alarm()),
+    ] {
+        let mut stray = signal(kind)?;
+        tokio::spawn(async move {
+            while stray.recv().await.is_some() {
+                log::warn!(
+                    "somebody sent {name} to the shim's process, which means nothing; a container is sent \
+                     signals by containerd, such as `ctr task kill --signal {name}`"
+                );
+            }
+        });
+    }
+    Ok(())
 }
 
 fn terminated() -> io::Result<impl Future<Output = ()>> {

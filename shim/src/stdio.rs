@@ -240,7 +240,9 @@ impl Holds {
             }
         };
         let opened = || -> io::Result<(OwnedFd, Option<Hold>)> {
-            let hold = is_fifo(&path)?.then(|| Hold::take(&path)).transpose()?;
+            let held = self.outputs.iter().any(|hold| hold.is_of(&path));
+            let wanted = is_fifo(&path)? && !held;
+            let hold = wanted.then(|| Hold::take(&path)).transpose()?;
             Ok((open(&path, OpenOptions::new().append(true))?, hold))
         };
         let (fd, hold) = opened().map_err(refused(stream, uri))?;
@@ -292,4 +294,46 @@ fn create(path: &Path) -> io::Result<()> {
     let mut create = OpenOptions::new();
     create.append(true).create(true).mode(0o644);
     create.open(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use futures_util::FutureExt as _;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_fifo_for_both_streams_is_kept_for_a_late_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let uri = path.display().to_string();
+        let paths = StdioPaths {
+            stdin: String::new(),
+            stdout: uri.clone(),
+            stderr: uri,
+        };
+        let owner = Owner {
+            namespace: "test",
+            id: "both",
+        };
+        let (mut holds, guest) = paths.open(owner, None).await.unwrap();
+        let mut writer = hold::both(&path).unwrap();
+        writer.write_all(b"the last words").unwrap();
+        drop((writer, guest));
+        let mut finish = Box::pin(holds.finish());
+        let early = (&mut finish).now_or_never();
+        assert!(early.is_none(), "it let go of what nobody has read");
+        let reader = spawn_blocking(move || {
+            let mut text = String::new();
+            File::open(path).unwrap().read_to_string(&mut text).unwrap();
+            text
+        });
+        finish.await;
+        assert_eq!(reader.await.unwrap(), "the last words");
+    }
 }

@@ -357,7 +357,7 @@ impl Task for TaskService {
             }
             .into());
         }
-        container.update(&resources.value)?;
+        container.update(&resources.value).await?;
         Ok(Empty::new())
     }
 

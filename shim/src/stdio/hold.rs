@@ -21,8 +21,9 @@ use tokio::time::timeout;
 #[derive(Debug)]
 pub(super) struct Hold {
     both: File,
-    /// The fifo's path, if it had no reader before.
-    unread: Option<PathBuf>,
+    path: PathBuf,
+    /// It had no reader before.
+    unread: bool,
 }
 
 impl Hold {
@@ -35,20 +36,27 @@ impl Hold {
         let writer = write(path);
         // The writer stays until this is open: a reader that it wakes shall not find the end.
         let both = both(path)?;
-        let unread = match writer {
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Some(path.to_owned()),
-            Ok(_) | Err(_) => None,
-        };
-        Ok(Self { both, unread })
+        Ok(Self {
+            both,
+            path: path.to_owned(),
+            unread: writer.is_err_and(|error| missing(&error)),
+        })
+    }
+
+    /// Whether it is one on the fifo `path`. A second one would be taken for a reader by the first.
+    pub(super) fn is_of(&self, path: &Path) -> bool {
+        self.path == path
     }
 
     /// Lets go, when there is, or has been, a reader: at once, or within `limit`.
     pub(super) async fn release(self, limit: Duration) {
-        let Some(path) = self.unread else { return };
+        let Self { both, path, unread } = self;
+        if !unread {
+            return;
+        }
         // Holds what was written, and is no reader itself.
         let Ok(kept) = write(&path) else { return };
-        drop(self.both);
-        let missing = |error: &io::Error| error.raw_os_error() == Some(libc::ENXIO);
+        drop(both);
         if !write(&path).is_err_and(|error| missing(&error)) {
             return;
         }
@@ -58,9 +66,14 @@ impl Hold {
             log::warn!("{shown} is let go of: nobody has opened it to read within {limit:?}");
             // Wakes the thread that waits, also when the path is gone meanwhile.
             let again = format!("/proc/self/fd/{}", kept.as_raw_fd());
-            drop(both(Path::new(&again)));
+            drop(self::both(Path::new(&again)));
         }
     }
+}
+
+/// Whether there is no reader (fifo(7)).
+fn missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENXIO)
 }
 
 /// Open for both directions.
