@@ -10,7 +10,7 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit fuzz process daemons docker test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons docker v2 test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ guests: ## Build the wasm programs that the tests run (target/guests)
 demo: setup build ## Run wasm images under a private containerd, narrated (root)
 	$(CARGO) run --release --locked -p integration-tests --example demo
 
-test: setup build lint unit fuzz process daemons docker ## Everything that .ci/run checks (root)
+test: setup build lint unit fuzz process daemons docker v2 ## Everything that .ci/run checks (root)
 
 lint: ## Formatting, clippy, documentation, dependency policy
 	$(CARGO) fmt --all --check
@@ -52,7 +52,9 @@ daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 docker: ## Tests of the built shim under Docker 26.1 and 28.5 (root)
 	$(CARGO) test --release --locked -p integration-tests --test docker
 
-test-v2: setup build ## Tests of cgroup version 2, in a kernel of their own (root, 3 minutes)
+test-v2: setup build v2 ## Tests of cgroup version 2 alone (root, 3 minutes)
+
+v2: ## Tests of cgroup version 2, in a kernel of their own, after `make build` (root)
 	integration-tests/setup/uml
 	$(CARGO) test --release --locked -p integration-tests --test cgroups --test containerd --no-run
 	integration-tests/v2/run

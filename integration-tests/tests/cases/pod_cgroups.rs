@@ -58,6 +58,17 @@ fn folder(cri: &Cri, pod: &str, controller: &str) -> PathBuf {
 fn limit(cri: &Cri, pod: &str, controller: &str, v1: (&str, u64), v2: &str) -> Result<()> {
     let folder = folder(cri, pod, controller);
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    if is_v2() {
+        // A folder has the controllers that those above hand down.
+        let mount = mount(controller);
+        let mut above: Vec<_> = folder.ancestors().skip(1).collect();
+        above.retain(|folder| folder.starts_with(&mount));
+        for folder in above.iter().rev() {
+            let file = folder.join("cgroup.subtree_control");
+            fs::write(&file, format!("+{controller}"))
+                .with_context(|| file.display().to_string())?;
+        }
+    }
     let (file, value) = match is_v2() {
         true => (format!("{controller}.max"), v2.to_owned()),
         false => (v1.0.to_owned(), v1.1.to_string()),

@@ -12,7 +12,7 @@ use integration_tests::poll;
 use integration_tests::task::Task;
 use nix::sched::{CloneFlags, setns};
 
-use super::http::{ended, get, inside, refused, service, start};
+use super::http::{ended, get, inside, service, start};
 
 cases![
     a_service_tells_the_collector_in_its_network,
@@ -158,10 +158,9 @@ fn a_collector_that_cannot_be_told_is_named(containerd: &Containerd) -> Result<(
             .env(endpoint, "http://127.0.0.1:4318")
             .env(name, value)
             .output()?;
-        refused(
-            &output,
-            &format!("its environment has {name} with the value `{value}"),
-        )?;
+        output.refused(&format!(
+            "its environment has {name} with the value `{value}"
+        ))?;
     }
     // Nobody is told, and nobody there to be told.
     let run = service(containerd, "off")?

@@ -77,19 +77,10 @@ fn an_export_that_is_not_there_is_refused(containerd: &Containerd) -> Result<()>
         .run(&image, "no-export")
         .args(["/app.wasm#launch"])
         .output()?;
-    refused(&output, "its export launch cannot be called")?;
-    refused(&output, "exports that can be asked for: made")?;
+    output.refused("its export launch cannot be called")?;
+    output.refused("exports that can be asked for: made")?;
     let output = containerd.run(&image, "no-start").output()?;
-    refused(&output, "exports that can be asked for: made")
-}
-
-fn refused(output: &Output, text: &str) -> Result<()> {
-    ensure!(output.status != 0, "{output}");
-    ensure!(
-        output.stderr.contains(text),
-        "{text:?} is missing: {output}"
-    );
-    Ok(())
+    output.refused("exports that can be asked for: made")
 }
 
 fn a_rust_server_listens_in_its_own_network(containerd: &Containerd) -> Result<()> {
@@ -140,7 +131,7 @@ fn an_address_that_is_taken_is_named(containerd: &Containerd) -> Result<()> {
         .flag("--net-host")
         .annotation(&format!("{OPTION}.listen-tcp"), &address)
         .output()?;
-    refused(&output, &format!("cannot listen at {address}"))
+    output.refused(&format!("cannot listen at {address}"))
 }
 
 /// Answers one HTTP request.
@@ -209,9 +200,9 @@ fn networks_are_narrowed(containerd: &Containerd) -> Result<()> {
         ("http-others", "10.0.0.0/8", "DestinationIpProhibited"),
         ("http-port", "127.0.0.1:1", "DestinationIpProhibited"),
     ] {
-        refused(&with(id, "fetch", allowed, &http)?, told)?;
+        with(id, "fetch", allowed, &http)?.refused(told)?;
         let socket = with(&format!("socket-{id}"), "connect", allowed, &[&address])?;
-        refused(&socket, "PermissionDenied")?;
+        socket.refused("PermissionDenied")?;
     }
     let allowed = format!("10.0.0.0/8, 127.0.0.1:{port}");
     let output = with("http-allowed", "fetch", &allowed, &http)?.success()?;
@@ -247,12 +238,12 @@ fn options_that_are_wrong_are_refused(containerd: &Containerd) -> Result<()> {
         let output = run(containerd, "hello", id)?
             .annotation(&format!("{OPTION}.{option}"), value)
             .output()?;
-        refused(&output, told)?;
+        output.refused(told)?;
     }
     let output = run_component(containerd, "listens-component")?
         .annotation(&format!("{OPTION}.listen-tcp"), "0.0.0.0:8080")
         .output()?;
-    refused(&output, "it is a component, which opens its own sockets")
+    output.refused("it is a component, which opens its own sockets")
 }
 
 /// The option that turns WASI 0.3 on.
@@ -262,8 +253,8 @@ fn wasi_0_3_has_to_be_asked_for(containerd: &Containerd) -> Result<()> {
     let output = run(containerd, "streams_p3", "old")?
         .args(["/app.wasm", "exit", "3"])
         .output()?;
-    refused(&output, "the option wasi-0.3 turns it on")?;
-    refused(&output, ASYNCHRONOUS)?;
+    output.refused("the option wasi-0.3 turns it on")?;
+    output.refused(ASYNCHRONOUS)?;
     run(containerd, "streams_p3", "new")?
         .annotation(ASYNCHRONOUS, "on")
         .args(["/app.wasm", "exit", "3"])
