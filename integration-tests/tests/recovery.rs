@@ -2,7 +2,7 @@
 //! that each moment can be chosen.
 
 use std::fs::{File, OpenOptions};
-use std::io::BufReader;
+use std::io::{BufReader, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
 };
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
+use integration_tests::fifo::{Fifo, shows};
 use integration_tests::tasks::{Tasks, code};
 use integration_tests::{guests, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -178,5 +179,53 @@ fn output_goes_on_where_it_was_when_its_reader_is_back() -> Result<()> {
         "delete",
     ];
     ensure!(topics == expected, "{topics:?}");
+    Ok(())
+}
+
+/// A guest ends while nobody reads, and the client that comes back has the rest before it deletes.
+#[test]
+fn the_rest_of_the_output_waits_for_its_reader() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "deserted", guests::named("cat")?)?;
+    let id = bundle.id();
+    let tasks = fake.serve(&bundle)?;
+    let shim = fake.shim()?.pid;
+    let waits = || -> Result<bool> {
+        let mut names = std::fs::read_dir(format!("/proc/{shim}/task"))?
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        Ok(names.any(|name| name == "unread\n"))
+    };
+    for comes_back in [true, false] {
+        let [stdin, stdout] = ["stdin", "stdout"]
+            .map(|name| Fifo::new(fake.folder(), &format!("{name}-{comes_back}")));
+        let (stdin, stdout) = (stdin?, stdout?);
+        // Both, so as not to wait for the shim: it is to find a reader.
+        let mut both = OpenOptions::new();
+        let mut reader = both.read(true).write(true).open(stdout.uri())?;
+        tasks.create_with(&bundle, |request| {
+            request.stdin = stdin.uri();
+            request.stdout = stdout.uri();
+        })?;
+        let mut typed = stdin.writer()?;
+        tasks.start(id)?;
+        typed.write_all(b"read\n")?;
+        shows(&mut reader, "read\n")?;
+        drop(reader);
+        typed.write_all(b"unread\n")?;
+        drop(typed);
+        tasks.close_stdin(id)?;
+        ensure!(tasks.wait(id)?.exit_status == 0);
+        ensure!(waits()?, "nobody keeps it");
+        if comes_back {
+            let mut rest = String::new();
+            stdout.reader()?.read_to_string(&mut rest)?;
+            ensure!(rest == "unread\n", "{rest:?}");
+        }
+        tasks.delete(id)?;
+        poll::until("nobody keeps it", PATIENCE, || match waits() {
+            Ok(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+    }
     Ok(())
 }

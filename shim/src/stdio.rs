@@ -8,7 +8,7 @@
 //! - stdout and stderr: while the shim holds a reading end, the guest meets no broken pipe when
 //!   containerd restarts, and output waits in the fifo. Let go at the guest's exit, not at Delete:
 //!   clients read to the end of the stream *before* they send Delete. A client that has not opened it by
-//!   then is waited for, see `hold`.
+//!   then is waited for, and what one has left unread is kept for it, see `hold`.
 //! - stdin: while the shim holds a writing end, the guest does not take a client that has not opened
 //!   the fifo yet for the end of its input. `CloseIO` lets go.
 //!
@@ -31,7 +31,7 @@ use futures_util::future::join_all;
 use wasi_bundles::ConsoleSize;
 use wasi_runtime::{Input, Output};
 
-use self::hold::Hold;
+use self::hold::{Hold, Unread};
 use self::log_program::LogProgram;
 use self::target::Target;
 use crate::Error;
@@ -78,6 +78,8 @@ pub struct GuestStdio {
 pub struct Holds {
     stdin: Option<File>,
     outputs: Vec<Hold>,
+    /// Of a guest that has ended.
+    unread: Vec<Unread>,
     terminal: Option<Terminal>,
     logger: Option<LogProgram>,
 }
@@ -178,7 +180,8 @@ impl Holds {
             log::warn!("a terminal's last output is lost: nobody took it within {DRAIN:?}");
         }
         let outputs = self.outputs.drain(..).map(|hold| hold.release(DRAIN));
-        join_all(outputs).await;
+        let unread = join_all(outputs).await;
+        self.unread.extend(unread.into_iter().flatten());
         self.close();
     }
 
@@ -191,12 +194,13 @@ impl Holds {
         }
         self.stdin = None;
         for hold in self.outputs.drain(..) {
-            tokio::spawn(hold.release(DRAIN));
+            tokio::spawn(async { drop(hold.release(DRAIN).await) });
         }
     }
 
-    /// The container, or the exec, is deleted: its logger has to end.
+    /// The container, or the exec, is deleted: its logger has to end, and nobody will read its output.
     pub async fn end(&mut self) {
+        self.unread.clear();
         if let Some(logger) = self.logger.take() {
             logger.end().await;
         }
