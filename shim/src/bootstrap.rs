@@ -19,6 +19,7 @@ use containerd_shim_protos::shim::oci::Options;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
+use crate::cri_options::CriOptions;
 use crate::flags::Flags;
 
 /// The version that a `BootstrapResult` announces: Task v3 (and v2 on the same socket).
@@ -91,16 +92,18 @@ pub(crate) fn options(stdin: &[u8], dialect: &Dialect) -> Vec<Any> {
 }
 
 /// The cgroup that the shim shall live in, out of runc's options: `ShimCgroup`. Other options, and
-/// options of other types, have none.
+/// options that cannot be read, have none.
 #[must_use]
 pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
-    let named = options(stdin, dialect).into_iter().filter(|any| {
-        let name = any.type_url.rsplit('/').next();
-        name == Some("containerd.runc.v1.Options")
-    });
-    let mut cgroups = named
-        .filter_map(|any| Options::parse_from_bytes(&any.value).ok())
-        .map(|options| options.shim_cgroup);
+    let of_runc = |any: Any| {
+        if let Ok(Some(of_cri)) = CriOptions::read(&any) {
+            return of_cri.of_runc().ok();
+        }
+        let own = any.type_url.rsplit('/').next() == Some("containerd.runc.v1.Options");
+        own.then(|| Options::parse_from_bytes(&any.value).ok())?
+    };
+    let given = options(stdin, dialect).into_iter().filter_map(of_runc);
+    let mut cgroups = given.map(|options| options.shim_cgroup);
     cgroups.find(|cgroup| !cgroup.is_empty())
 }
 

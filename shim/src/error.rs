@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use ttrpc::Code;
 
 use crate::content::ContentError;
+use crate::cri_options::OptionsError;
 use crate::hooks::Failure;
 use crate::lifecycle::Refusal;
 
@@ -50,6 +51,11 @@ pub enum Error {
         /// Its words.
         text: String,
     },
+    /// Options of the runtime that a Linux container cannot have.
+    #[error(
+        "cannot run a Linux container with the options that containerd's configuration has for the runtime"
+    )]
+    Options(#[source] OptionsError),
     /// A sandbox that cannot be as it is asked for.
     #[error("cannot make the sandbox of the pod: {0}")]
     Pod(String),

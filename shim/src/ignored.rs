@@ -1,15 +1,11 @@
 //! Options of the runtime that nobody here knows: they are said in the shim's log, and no reason to refuse a pod,
-//! because k3s and Helm charts give every runtime the options of runc.
-//!
-//! CRI sends the `options` table of a runtime as `runtimeoptions.v1.Options` with the table as TOML in field
-//! 3, `config_body` (containerd 1.7 and newer, `internal/cri/config/config.go`). runc's own names, in
-//! such a table or as `containerd.runc.v1.Options`, are known: they are for the Linux containers of a pod.
+//! because k3s and Helm charts give every runtime the options of runc. runc's own names, in a table of
+//! [`CriOptions`] or as `containerd.runc.v1.Options`, are known.
 
-use protobuf::CodedInputStream;
 use protobuf::well_known_types::any::Any;
-use toml_edit::DocumentMut;
 
 use crate::bootstrap::{self, Dialect};
+use crate::cri_options::CriOptions;
 
 /// The fields of `containerd.runc.v1.Options` (containerd `api/types/runc/options/oci.proto`).
 const RUNC: [&str; 12] = [
@@ -26,11 +22,6 @@ const RUNC: [&str; 12] = [
     "CriuWorkPath",
     "CriuWorkDir",
 ];
-/// `config_path`: a file with options of the shim.
-const CONFIG_PATH: u32 = 2;
-/// `config_body`: the options themselves.
-const CONFIG_BODY: u32 = 3;
-
 /// The names of the options that are ignored, out of the stdin of `start`.
 pub(crate) fn options(stdin: &[u8], dialect: &Dialect) -> Vec<String> {
     let options = bootstrap::options(stdin, dialect);
@@ -38,36 +29,16 @@ pub(crate) fn options(stdin: &[u8], dialect: &Dialect) -> Vec<String> {
 }
 
 fn of_message(options: &Any) -> Vec<String> {
-    match options.type_url.rsplit('/').next() {
-        Some("runtimeoptions.v1.Options") => {
-            of_table(&options.value).unwrap_or_else(|_| vec!["(not readable)".to_owned()])
-        }
+    let CriOptions { config_path, table } = match CriOptions::read(options) {
+        Ok(Some(read)) => read,
         // None at all, runc's, and extensions of containerd's bootstrap that are no options.
-        _ => Vec::new(),
-    }
-}
-
-fn of_table(message: &[u8]) -> protobuf::Result<Vec<String>> {
-    let mut ignored = Vec::new();
-    let mut stream = CodedInputStream::from_bytes(message);
-    while !stream.eof()? {
-        // Every field of the message is a string.
-        let tag = stream.read_raw_varint32()?;
-        let text = stream.read_string()?;
-        match tag >> 3 {
-            CONFIG_PATH if !text.is_empty() => ignored.push(format!("ConfigPath = {text:?}")),
-            CONFIG_BODY => match text.parse::<DocumentMut>() {
-                Ok(table) => {
-                    let names = table.iter().map(|(name, _)| name);
-                    let unknown = names.filter(|name| !RUNC.contains(name));
-                    ignored.extend(unknown.map(str::to_owned));
-                }
-                Err(_) => ignored.push("(not TOML)".to_owned()),
-            },
-            _ => {}
-        }
-    }
-    Ok(ignored)
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![format!("({error})")],
+    };
+    let file = (!config_path.is_empty()).then(|| format!("ConfigPath = {config_path:?}"));
+    let names = table.iter().map(|(name, _)| name);
+    let unknown = names.filter(|name| !RUNC.contains(name));
+    file.into_iter().chain(unknown.map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

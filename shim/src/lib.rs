@@ -20,6 +20,7 @@ pub mod container;
 pub mod containers;
 pub mod content;
 pub mod credentials;
+pub mod cri_options;
 pub mod daemon;
 mod driver;
 mod error;

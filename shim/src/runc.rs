@@ -25,6 +25,7 @@ use wasi_bundles::Bundle;
 use self::child::{Child, Origin};
 use self::container::LinuxContainer;
 use crate::Error;
+use crate::cri_options::CriOptions;
 use crate::events::Publisher;
 
 /// How long the child stays after its last container: told to go, it drops the event of that one's deletion
@@ -156,24 +157,25 @@ impl LinuxContainers {
     }
 }
 
-/// The options that the child gets: its own as they are, none of another type. A cgroup path with colons
-/// is systemd's (`slice:prefix:name`), as CRI writes it.
+/// The options that the child gets: its own as they are, what CRI's table has of them, none of another type. A
+/// cgroup path with colons is systemd's (`slice:prefix:name`), as CRI writes it.
 fn options(given: Option<Any>, bundle: &Bundle) -> Result<MessageField<Any>, Error> {
-    if let Some(given) = given
-        && given.type_url.rsplit('/').next() == Some(OPTIONS)
-    {
+    let given = given.unwrap_or_default();
+    if given.type_url.rsplit('/').next() == Some(OPTIONS) {
         return Ok(MessageField::some(given));
     }
+    let of_cri = CriOptions::read(&given).map_err(Error::Options)?;
+    let mut options = of_cri
+        .unwrap_or_default()
+        .of_runc()
+        .map_err(Error::Options)?;
     let linux = bundle.spec().linux().as_ref();
     let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
-    let systemd = cgroup.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
-    if !systemd {
+    options.systemd_cgroup |=
+        cgroup.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
+    if options == Options::default() {
         return Ok(MessageField::none());
     }
-    let options = Options {
-        systemd_cgroup: true,
-        ..Options::default()
-    };
     let value = options.write_to_bytes().map_err(std::io::Error::other);
     Ok(MessageField::some(Any {
         type_url: OPTIONS.to_owned(),
@@ -227,6 +229,7 @@ pub fn process_namespace_of(bundle: &Bundle) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cri_options;
 
     fn bundle(linux: &serde_json::Value) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().unwrap();
@@ -238,12 +241,10 @@ mod tests {
 
     #[test]
     fn the_child_gets_no_options_that_it_does_not_know() {
-        let of_cri = Any {
-            type_url: "runtimeoptions.v1.Options".to_owned(),
-            ..Any::default()
-        };
+        let of_cri = cri_options::sent("Fuel = 7");
         let (_folder, plain) = bundle(&serde_json::json!({ "cgroupsPath": "/pods/a" }));
-        assert!(options(Some(of_cri.clone()), &plain).unwrap().is_none());
+        assert!(options(Some(of_cri), &plain).unwrap().is_none());
+        assert!(options(None, &plain).unwrap().is_none());
         let own = Any {
             type_url: OPTIONS.to_owned(),
             value: vec![1, 2],
@@ -257,9 +258,17 @@ mod tests {
             Some(own)
         );
         let (_folder, slice) = bundle(&serde_json::json!({ "cgroupsPath": "pod.slice:cri:a" }));
+        let of_cri = cri_options::sent("BinaryName = \"crun\"");
         let found = options(Some(of_cri), &slice).unwrap();
         let found = Options::parse_from_bytes(&found.value).unwrap();
         assert!(found.systemd_cgroup);
+        assert_eq!(found.binary_name, "crun");
+        let wrong = options(Some(cri_options::sent("Root = 7")), &plain).unwrap_err();
+        assert!(
+            wrong.text().contains("Root has to be a string"),
+            "{}",
+            wrong.text()
+        );
     }
 
     #[test]

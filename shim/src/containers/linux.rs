@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use containerd_shim_protos::api::CreateTaskRequest;
+use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
 use tokio::task::JoinSet;
 use wasi_bundles::{Bundle, Plan};
 
@@ -40,7 +42,7 @@ impl Containers {
         request: CreateTaskRequest,
         bundle: &Bundle,
     ) -> Result<u32, Error> {
-        let shared = self.share_processes(bundle).await?;
+        let shared = self.share_processes(bundle, &request.options).await?;
         let container = self
             .linux
             .create(request, shared.as_ref().unwrap_or(bundle));
@@ -93,7 +95,11 @@ impl Containers {
     }
 
     /// Gives a container that joins the processes of its pod a namespace of processes; its new bundle.
-    async fn share_processes(&self, bundle: &Bundle) -> Result<Option<Bundle>, Error> {
+    async fn share_processes(
+        &self,
+        bundle: &Bundle,
+        options: &MessageField<Any>,
+    ) -> Result<Option<Bundle>, Error> {
         let pod = bundle.annotation("io.kubernetes.cri.sandbox-id");
         let sandbox = pod.and_then(|pod| self.get(pod).ok());
         let Some(sandbox) =
@@ -107,6 +113,7 @@ impl Containers {
             bundle: &about.bundle,
             rootfs: &about.rootfs,
             thread: about.pid,
+            options,
         };
         let pid = self.linux.pause(&pause).await?;
         let (init, linux) = (Arc::clone(sandbox.init()), self.linux.clone());

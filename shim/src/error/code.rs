@@ -41,6 +41,7 @@ impl Error {
             Self::Abandoned { .. } => Code::ABORTED,
             Self::Exec { .. } => Code::FAILED_PRECONDITION,
             Self::Bundle(_)
+            | Self::Options(_)
             | Self::Pod(_)
             | Self::Entrypoint { .. }
             | Self::LinuxProgram(_)

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerd_shim_protos::api::{self, Mount};
+use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 
 use super::LinuxContainers;
@@ -31,6 +33,8 @@ pub struct Sandbox<'a> {
     pub rootfs: &'a [Mount],
     /// The id of its thread.
     pub thread: u32,
+    /// The runtime's options, of the container that joins.
+    pub options: &'a MessageField<Any>,
 }
 
 impl LinuxContainers {
@@ -41,10 +45,14 @@ impl LinuxContainers {
     /// [`Error::Unimplemented`] without a pause image; as [`LinuxContainers::create`].
     pub async fn pause(&self, sandbox: &Sandbox<'_>) -> Result<u32, Error> {
         let mut pause = self.pause.lock().await;
-        if let Some(pause) = &*pause
-            && !pause.child().is_gone()
+        if let Some(found) = &*pause
+            && found.is_running().await
         {
-            return Ok(pause.pid());
+            return Ok(found.pid());
+        }
+        // It has died, and with it all that shared its processes.
+        if let Some(dead) = pause.take() {
+            self.discard(&dead).await;
         }
         if sandbox.rootfs.is_empty() {
             return Err(Error::Unimplemented(
@@ -58,6 +66,7 @@ impl LinuxContainers {
             id: name(sandbox.id),
             bundle: folder.display().to_string(),
             rootfs: sandbox.rootfs.to_vec(),
+            options: sandbox.options.clone(),
             ..api::CreateTaskRequest::default()
         };
         let start = api::StartRequest {
