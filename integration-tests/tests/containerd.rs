@@ -39,6 +39,7 @@ mod cases {
     pub(crate) mod pod_cgroups;
     pub(crate) mod pod_lives;
     pub(crate) mod pods;
+    pub(crate) mod processes;
     pub(crate) mod programs;
     pub(crate) mod races;
     pub(crate) mod recovery;
@@ -83,6 +84,7 @@ const NODE_MODULES: &[Module<Containerd>] = &[
     ("mixed", cases::mixed::CASES),
     ("pod_cgroups", cases::pod_cgroups::CASES),
     ("pod_lives", cases::pod_lives::CASES),
+    ("processes", cases::processes::CASES),
     ("races", cases::races::CASES),
     ("streaming", cases::streaming::CASES),
     ("volumes", cases::volumes::CASES),

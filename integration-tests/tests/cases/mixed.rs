@@ -13,7 +13,6 @@ use k8s_cri::v1::{
     Int64Value, LinuxContainerResources, LinuxContainerSecurityContext, Mount, NamespaceMode,
     NamespaceOption, UpdateContainerResourcesRequest,
 };
-use rustix::process::Signal;
 
 use super::pods::image;
 
@@ -23,9 +22,6 @@ cases![
     a_linux_container_of_a_pod_is_asked_as_any,
     a_pods_volumes_and_user_are_a_wasm_containers_too,
     the_limits_of_a_container_are_changed,
-    the_linux_containers_of_a_pod_may_see_each_others_processes,
-    a_killed_shim_leaves_no_pause_container,
-    the_processes_of_a_wasm_container_are_none,
     a_linux_container_may_be_what_no_wasm_container_can_be,
 ];
 
@@ -36,13 +32,13 @@ pub(super) fn linux(containerd: &Containerd, cri: &Cri) -> Result<Image> {
     Ok(image)
 }
 
-fn namespace(containerd: &Containerd, id: &str, kind: &str) -> Result<PathBuf> {
+pub(super) fn namespace(containerd: &Containerd, id: &str, kind: &str) -> Result<PathBuf> {
     let path = format!("/proc/{}/ns/{kind}", containerd.task(id).pid()?);
     std::fs::read_link(&path).with_context(|| path)
 }
 
 /// How many shims of Linux containers are there for a pod.
-fn children(containerd: &Containerd, pod: &str) -> usize {
+pub(super) fn children(containerd: &Containerd, pod: &str) -> usize {
     let name = format!("{pod}-wasi");
     let shims = containerd.shims();
     shims
@@ -177,134 +173,6 @@ fn the_limits_of_a_container_are_changed(containerd: &Containerd) -> Result<()> 
         })?;
         container.stats()?;
     }
-    pod.remove()
-}
-
-/// As `shareProcessNamespace: true` has it.
-fn shares_processes(config: &mut k8s_cri::v1::ContainerConfig) {
-    let options = NamespaceOption {
-        pid: NamespaceMode::Pod.into(),
-        ..NamespaceOption::default()
-    };
-    if let Some(linux) = &mut config.linux {
-        linux.security_context = Some(LinuxContainerSecurityContext {
-            namespace_options: Some(options),
-            ..LinuxContainerSecurityContext::default()
-        });
-    }
-}
-
-fn the_linux_containers_of_a_pod_may_see_each_others_processes(
-    containerd: &Containerd,
-) -> Result<()> {
-    let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
-    let pod = cri.pod("processes").run()?;
-    let app = pod.container("app", &wasm).with(shares_processes).start()?;
-    app.writes("sleeping")?;
-    ensure!(
-        children(containerd, pod.id()) == 0,
-        "a pause container that nobody needs"
-    );
-    let one = pod
-        .container("one", &linux)
-        .args(["block", "the-other"])
-        .with(shares_processes)
-        .start()?;
-    let two = pod
-        .container("two", &linux)
-        .args(["block"])
-        .with(shares_processes)
-        .start()?;
-    let seen = two.exec(["/hello", "processes"])?;
-    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
-    ensure!(
-        seen.lines().any(|line| line == "/hello block the-other"),
-        "{seen}"
-    );
-    let alone = pod.container("alone", &linux).args(["block"]).start()?;
-    let seen = alone.exec(["/hello", "processes"])?;
-    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
-    ensure!(!seen.contains("the-other"), "{seen}");
-    let node = std::fs::read_link("/proc/self/ns/pid")?;
-    let shared = namespace(containerd, one.id(), "pid")?;
-    ensure!(shared != node, "the node's processes");
-    ensure!(shared == namespace(containerd, two.id(), "pid")?);
-    for kind in ["net", "ipc", "uts"] {
-        let own = namespace(containerd, pod.id(), kind)?;
-        ensure!(own == namespace(containerd, one.id(), kind)?, "{kind}");
-    }
-    // The first that joined is gone, what it joined is not.
-    one.stop(0)?;
-    one.remove()?;
-    let three = pod
-        .container("three", &linux)
-        .args(["block"])
-        .with(shares_processes)
-        .start()?;
-    ensure!(namespace(containerd, three.id(), "pid")? == shared);
-    let pause = format!("{}-pause", pod.id());
-    ensure!(runc_knows(&pause), "there is no pause container");
-    pod.remove()?;
-    runc_forgets(&pause)
-}
-
-fn a_killed_shim_leaves_no_pause_container(containerd: &Containerd) -> Result<()> {
-    let cri = Cri::connect(containerd)?;
-    let linux = linux(containerd, &cri)?;
-    let pod = cri.pod("killed").run()?;
-    let container = pod.container("one", &linux).args(["block"]);
-    let container = container.with(shares_processes).start()?;
-    let pause = format!("{}-pause", pod.id());
-    ensure!(runc_knows(&pause), "there is no pause container");
-    let mut shims = containerd.shims().into_iter();
-    let shim =
-        shims.find(|shim| shim.command.contains("shim-wasi") && shim.command.contains(pod.id()));
-    shim.context("the pod has no shim")?.signal(Signal::KILL);
-    runc_forgets(&pause)?;
-    ensure!(container.wait()?.exit_code != 0);
-    pod.remove()
-}
-
-fn runc_forgets(id: &str) -> Result<()> {
-    let what = "the pause container goes with its pod";
-    poll::until(what, Duration::from_secs(20), || {
-        if runc_knows(id) {
-            return Err("it is left".to_owned());
-        }
-        Ok(())
-    })
-}
-
-/// Whether runc has a container of that id in Kubernetes' namespace.
-fn runc_knows(id: &str) -> bool {
-    PathBuf::from("/run/containerd/runc/k8s.io")
-        .join(id)
-        .exists()
-}
-
-fn the_processes_of_a_wasm_container_are_none(containerd: &Containerd) -> Result<()> {
-    let cri = Cri::connect(containerd)?;
-    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
-    let pod = cri.pod("debugged").run()?;
-    let app = pod.container("app", &wasm).start()?;
-    app.writes("sleeping")?;
-    let target = app.id().to_owned();
-    let debugger = pod
-        .container("debugger", &linux)
-        .with(shares_processes)
-        .with(|config| {
-            let linux = config.linux.as_mut();
-            let context = linux.and_then(|linux| linux.security_context.as_mut());
-            let options = context.and_then(|context| context.namespace_options.as_mut());
-            if let Some(options) = options {
-                options.pid = NamespaceMode::Target.into();
-                options.target_id = target;
-            }
-        })
-        .create()?;
-    let error = format!("{:#}", debugger.start().err().context("it starts")?);
-    ensure!(error.contains("process namespace"), "{error}");
     pod.remove()
 }
 

@@ -14,6 +14,8 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::shim_async::Client;
 use protobuf::{Message, MessageDyn};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixStream;
@@ -163,10 +165,12 @@ impl Child {
         self.client.request(request).await
     }
 
-    /// Whether nobody listens on its socket any more.
+    /// Whether it has ended. Its socket does not tell: another child of the same id has the same one.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(&self.sockets[0]).is_err()
+        let ahead = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // There is nothing to read but the end.
+        !matches!(recv(&self.line, &mut [0; 1], ahead), Err(Errno::AGAIN))
     }
 
     /// Waits until it is gone.
@@ -315,6 +319,28 @@ mod tests {
         let binary = reply(&result.write_to_bytes().unwrap()).unwrap();
         assert_eq!(binary, ("unix:///run/s/3".to_owned(), 3));
         assert!(reply(b"").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_child_is_not_taken_for_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let stream = UnixStream::connect(&socket).await.unwrap();
+        let child = Child {
+            id: "pod-wasi".to_owned(),
+            client: Client::new(Socket::from(stream)),
+            service: "containerd.task.v2.Task",
+            sockets: vec![socket.clone()],
+            line: UnixStream::connect(&socket).await.unwrap(),
+            record: None,
+        };
+        assert!(!child.is_gone());
+        drop(listener);
+        fs::remove_file(&socket).unwrap();
+        let _successor = tokio::net::UnixListener::bind(&socket).unwrap();
+        assert!(child.is_gone());
+        child.gone().await;
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::lifecycle::{Exit, Refusal, Signal};
 
 /// For a container of a child that is gone to be cleaned up.
 const CLEAN: Duration = Duration::from_secs(10);
+/// For the connections of a child that ends: they close one after the other.
+const GOING: Duration = Duration::from_secs(1);
 
 /// A container that the child runs.
 #[derive(Debug)]
@@ -77,22 +79,43 @@ impl LinuxContainer {
     ///
     /// What the child answers.
     pub async fn forward(&self, request: Request) -> ttrpc::Result<Response> {
-        let method = request.method.clone();
         let lost = *self.lost.borrow();
         if let Some(exit) = lost {
-            return self.answer(&method, exit).await;
+            return self.answer(&request, exit).await;
         }
-        match self.child.forward(request).await {
-            Err(error) if !is_answer(&error) && self.child.is_gone() => {
-                let mut lost = self.lost.subscribe();
-                let found = timeout(CLEAN, lost.wait_for(Option::is_some)).await;
-                match found.ok().and_then(Result::ok).and_then(|exit| *exit) {
-                    Some(exit) => self.answer(&method, exit).await,
-                    None => Err(error),
-                }
-            }
-            answer => answer,
+        let error = match self.child.forward(request.clone()).await {
+            Err(error) if !is_answer(&error) => error,
+            answer => return answer,
+        };
+        if timeout(GOING, self.child.gone()).await.is_err() {
+            return Err(error);
         }
+        let mut lost = self.lost.subscribe();
+        let found = timeout(CLEAN, lost.wait_for(Option::is_some)).await;
+        match found.ok().and_then(Result::ok).and_then(|exit| *exit) {
+            Some(exit) => self.answer(&request, exit).await,
+            None => Err(error),
+        }
+    }
+
+    /// Whether its process runs. When the child is gone, what was left of the container is so, too, by then.
+    pub(super) async fn is_running(&self) -> bool {
+        let request = api::StateRequest {
+            id: self.created.id.clone(),
+            ..api::StateRequest::default()
+        };
+        let Ok(payload) = request.write_to_bytes() else {
+            return false;
+        };
+        let request = Request {
+            method: "State".to_owned(),
+            payload,
+            ..Request::default()
+        };
+        let state = self.forward(request).await;
+        let state = state.map(|state| api::StateResponse::parse_from_bytes(&state.payload));
+        let running = api::Status::RUNNING.into();
+        state.is_ok_and(|state| state.is_ok_and(|state| state.status == running))
     }
 
     /// Watches over it: when the child is gone, cleans up and tells containerd.
@@ -161,13 +184,27 @@ impl LinuxContainer {
     }
 
     /// What there is to say of a container whose child is gone.
-    async fn answer(&self, method: &str, exit: Exit) -> ttrpc::Result<Response> {
+    async fn answer(&self, request: &Request, exit: Exit) -> ttrpc::Result<Response> {
+        let message = match answer_exec(request, exit) {
+            Some(message) => message,
+            None => self.answer_init(&request.method, exit).await?,
+        };
+        let payload = message
+            .write_to_bytes_dyn()
+            .map_err(|error| ttrpc::Error::Others(error.to_string()))?;
+        Ok(Response {
+            payload,
+            ..Response::default()
+        })
+    }
+
+    async fn answer_init(&self, method: &str, exit: Exit) -> Result<Box<dyn MessageDyn>, Error> {
         let exited_at = MessageField::some(timestamp(exit.at));
         let refused = |refusal| Error::Refused {
             id: self.created.id.clone(),
             refusal,
         };
-        let message: Box<dyn MessageDyn> = match method {
+        Ok(match method {
             "State" => Box::new(api::StateResponse {
                 id: self.created.id.clone(),
                 bundle: self.created.bundle.clone(),
@@ -211,16 +248,9 @@ impl LinuxContainer {
                     ..api::DeleteResponse::default()
                 })
             }
-            "Kill" => return Err(refused(Refusal::AlreadyFinished).into()),
-            "Exec" => return Err(refused(Refusal::NoHome).into()),
-            _ => return Err(refused(Refusal::NotRunning).into()),
-        };
-        let payload = message
-            .write_to_bytes_dyn()
-            .map_err(|error| ttrpc::Error::Others(error.to_string()))?;
-        Ok(Response {
-            payload,
-            ..Response::default()
+            "Kill" => return Err(refused(Refusal::AlreadyFinished)),
+            "Exec" => return Err(refused(Refusal::NoHome)),
+            _ => return Err(refused(Refusal::NotRunning)),
         })
     }
 
@@ -272,6 +302,42 @@ pub fn delete(call: &Call, id: &str, bundle: &std::path::Path) -> std::io::Resul
     })
 }
 
+/// What there is to say of an exec whose container's child is gone: it was killed with the container.
+fn answer_exec(request: &Request, container: Exit) -> Option<Box<dyn MessageDyn>> {
+    let exec_id = exec_of(request)?;
+    let exit_status = Signal::KILL.exit_status();
+    let exited_at = MessageField::some(timestamp(container.at));
+    Some(match request.method.as_str() {
+        "State" => Box::new(api::StateResponse {
+            id: exec_id.clone(),
+            exec_id,
+            status: api::Status::STOPPED.into(),
+            exit_status,
+            exited_at,
+            ..api::StateResponse::default()
+        }),
+        "Wait" => Box::new(api::WaitResponse {
+            exit_status,
+            exited_at,
+            ..api::WaitResponse::default()
+        }),
+        "Delete" => Box::new(api::DeleteResponse {
+            exit_status,
+            exited_at,
+            ..api::DeleteResponse::default()
+        }),
+        _ => return None,
+    })
+}
+
+/// The exec that a request is about, if it is about one: the second field of those that may be.
+pub fn exec_of(request: &Request) -> Option<String> {
+    let about = matches!(request.method.as_str(), "State" | "Wait" | "Delete");
+    let exec = about.then(|| api::DeleteRequest::parse_from_bytes(&request.payload));
+    let exec = exec?.ok()?.exec_id;
+    (!exec.is_empty()).then_some(exec)
+}
+
 /// Whether the other side has said so, as against one that is gone.
 pub(super) fn is_answer(error: &ttrpc::Error) -> bool {
     matches!(error, ttrpc::Error::RpcStatus(_))
@@ -284,4 +350,42 @@ fn time(at: Option<&protobuf::well_known_types::timestamp::Timestamp>) -> System
     });
     let at = since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
     at.unwrap_or_else(SystemTime::now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, exec_id: &str) -> Request {
+        let about = api::DeleteRequest {
+            id: "web".to_owned(),
+            exec_id: exec_id.to_owned(),
+            ..api::DeleteRequest::default()
+        };
+        Request {
+            method: method.to_owned(),
+            payload: about.write_to_bytes().unwrap(),
+            ..Request::default()
+        }
+    }
+
+    #[test]
+    fn an_exec_went_with_its_container() {
+        let exit = Exit {
+            status: 3,
+            at: SystemTime::UNIX_EPOCH,
+            oom: false,
+        };
+        let answer = |method, exec| {
+            let answer = answer_exec(&request(method, exec), exit)?;
+            Some(answer.write_to_bytes_dyn().unwrap())
+        };
+        let deleted = answer("Delete", "probe").unwrap();
+        let deleted = api::DeleteResponse::parse_from_bytes(&deleted).unwrap();
+        assert_eq!(deleted.exit_status, 137);
+        let state = answer("State", "probe").unwrap();
+        let state = api::StateResponse::parse_from_bytes(&state).unwrap();
+        assert_eq!((state.exec_id.as_str(), state.exit_status), ("probe", 137));
+        assert_eq!(answer("Delete", ""), None, "the container's own");
+    }
 }

@@ -8,6 +8,7 @@ use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
 use ttrpc::proto::{Code, Request, Response, ResponseInit};
 
 use crate::containers::Containers;
+use crate::runc::container::exec_of;
 
 struct Routed {
     own: Box<dyn MethodHandler + Send + Sync>,
@@ -41,7 +42,7 @@ impl MethodHandler for Routed {
         let Some(container) = linux else {
             return self.own.handler(ctx, request).await;
         };
-        let answer = if request.method == "Delete" && is_of_container(&request.payload) {
+        let answer = if request.method == "Delete" && exec_of(&request).is_none() {
             let containers = self.containers.clone();
             // To its end, also when nobody waits any more: then the id is free.
             let deleted = tokio::spawn(async move {
@@ -75,12 +76,6 @@ fn id(payload: &[u8]) -> String {
     request.map(|request| request.id).unwrap_or_default()
 }
 
-/// Whether a Delete is about the container, and not about one of its execs.
-fn is_of_container(payload: &[u8]) -> bool {
-    let request = api::DeleteRequest::parse_from_bytes(payload);
-    request.is_ok_and(|request| request.exec_id.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +97,6 @@ mod tests {
             ..api::DeleteRequest::default()
         };
         assert_eq!(id(&exec.write_to_bytes().unwrap()), "web");
-        assert!(!is_of_container(&exec.write_to_bytes().unwrap()));
         assert_eq!(id(b"\xff"), "");
     }
 }
