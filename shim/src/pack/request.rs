@@ -90,6 +90,12 @@ impl Request {
                     .to_owned(),
             );
         }
+        if shape == Shape::Artifact && platform.is_some() {
+            return Err(
+                "an artifact's platform is what its wasm is: leave --platform away, or take --layer"
+                    .to_owned(),
+            );
+        }
         let file = wasm.file_name().and_then(|name| name.to_str());
         let file = file.ok_or_else(|| format!("{} has no name in UTF-8", wasm.display()))?;
         let (os, architecture) = split(platform.as_deref().unwrap_or("wasi/wasm"))?;

@@ -243,6 +243,10 @@ fn what_does_not_fit_is_named() {
             "a.wasm -o o --artifact --env A=b",
             "an artifact has no place",
         ),
+        (
+            "a.wasm -o o --artifact --platform wasip1/wasm",
+            "leave --platform away",
+        ),
         ("a.wasm -o o --name=", "no name of an image"),
     ] {
         let error = parse(line).unwrap_err();
