@@ -26,6 +26,7 @@ pub struct Plan {
     cgroup: Cgroup,
     hooks: Hooks,
     claim: Claim,
+    in_pod: bool,
     options: Options,
 }
 
@@ -90,6 +91,7 @@ impl Plan {
             cgroup: Cgroup::new(linux, &config)?,
             hooks: Hooks::new(bundle)?,
             claim,
+            in_pod: bundle.annotation("io.kubernetes.cri.sandbox-id").is_some(),
             options: Options::new(bundle)?,
         })
     }
@@ -158,6 +160,11 @@ impl Plan {
     /// Whether somebody has said that it is wasm.
     pub fn claim(&self) -> Claim {
         self.claim
+    }
+
+    /// Whether it is in a pod, whose annotations CRI adds to its own.
+    pub fn in_pod(&self) -> bool {
+        self.in_pod
     }
 
     /// What its annotations ask for.

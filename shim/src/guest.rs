@@ -128,7 +128,7 @@ pub fn listeners(plan: &Plan) -> Result<Vec<TcpListener>, Error> {
 /// # Errors
 ///
 /// [`Error::Host`] with the address that cannot be listened at, [`Error::Bundle`] when there is none, or
-/// no file that it is to be configured with, or options for a service that is none.
+/// no file that it is to be configured with, or options for a service that is none and in no pod.
 pub fn service(
     plan: &Plan,
     root: BorrowedFd<'_>,
@@ -140,9 +140,9 @@ pub fn service(
         if *options == HttpOptions::default() {
             return Ok(None);
         }
-        return Err(Error::NoService {
-            program: plan.process().args[0].clone(),
-        });
+        let program = plan.process().args[0].clone();
+        unused(plan, Error::NoService { program })?;
+        return Ok(None);
     }
     if matches!(plan.options().allow_net.as_deref(), Some([])) {
         return Err(Error::Offline {
@@ -170,6 +170,18 @@ pub fn service(
         telemetry: wasi_bundles::Telemetry::new(plan.process())?.map(telemetry),
         middleware,
     }))
+}
+
+/// Options that the container of `plan` has no use for, as `error` says. In a pod they may be meant for another
+/// container: CRI passes the pod's annotations to all of them, and nothing tells those from a container's own.
+fn unused(plan: &Plan, error: Error) -> Result<(), Error> {
+    if plan.in_pod() {
+        log::warn!(
+            "{error}; they are passed over, since another container of the pod may need them"
+        );
+        return Ok(());
+    }
+    Err(error)
 }
 
 /// What collectors are told, as the variables of the container say.
@@ -206,7 +218,8 @@ fn middleware(plan: &Plan, root: BorrowedFd<'_>, is: bool) -> Result<Option<Midd
     if !is {
         let configured = options.config.is_some() || options.config_file.is_some();
         if options.upstream.is_some() || configured {
-            return Err(Error::NoMiddleware { program: program() });
+            let program = program();
+            unused(plan, Error::NoMiddleware { program })?;
         }
         return Ok(None);
     }
@@ -228,6 +241,48 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    fn planned(annotations: serde_json::Value) -> Plan {
+        let dir = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": { "cwd": "/", "args": ["/app.wasm"], "user": { "uid": 0, "gid": 0 } },
+            "root": { "path": "rootfs" },
+            "annotations": annotations,
+            "linux": { "namespaces": [{ "type": "mount" }] },
+        });
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        Plan::new(&wasi_bundles::Bundle::open(dir.path()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn options_for_middleware_are_passed_over_in_a_pod_only() {
+        let upstream = (
+            "io.containerd.wasi.v1.http-upstream",
+            "http://127.0.0.1:3000",
+        );
+        let root = File::open("/").unwrap();
+        let alone = planned(serde_json::json!({ upstream.0: upstream.1 }));
+        let refused = middleware(&alone, root.as_fd(), false);
+        assert!(matches!(refused, Err(Error::NoMiddleware { .. })));
+        let of = ("io.kubernetes.cri.sandbox-id", "web");
+        let in_pod = planned(serde_json::json!({ upstream.0: upstream.1, of.0: of.1 }));
+        assert!(middleware(&in_pod, root.as_fd(), false).unwrap().is_none());
+    }
+
+    #[test]
+    fn options_for_a_service_are_passed_over_in_a_pod_only() {
+        let error = || Error::NoService {
+            program: "/app.wasm".to_owned(),
+        };
+        let alone = planned(serde_json::json!({}));
+        assert!(matches!(
+            unused(&alone, error()),
+            Err(Error::NoService { .. })
+        ));
+        let in_pod = planned(serde_json::json!({ "io.kubernetes.cri.sandbox-id": "web" }));
+        unused(&in_pod, error()).unwrap();
+    }
 
     fn found(root: &Path, variable: Option<&str>) -> String {
         let root = File::open(root).unwrap();
