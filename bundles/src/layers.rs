@@ -5,9 +5,10 @@
 //! reads the blobs, and from where, is the caller's business. The rules:
 //!
 //! - Of an index, attestations are passed over (OCI image-spec `image-index.md` knows them as manifests of
-//!   platform `unknown/unknown`, BuildKit marks them with `vnd.docker.reference.type`). Then the first
-//!   manifest for a wasm platform counts, as the specification asks for. Without any, a manifest that is
-//!   the only one and names no platform counts.
+//!   platform `unknown/unknown`, BuildKit marks them with `vnd.docker.reference.type`). Then the
+//!   manifests for wasm platforms count: the first of them, as the specification asks for, that was pulled,
+//!   for containerd pulls that of one platform only. Without any, a manifest that is the only one and names
+//!   no platform counts.
 //! - Of a manifest, layers of the media types that tools have used for wasm count, whatever its config
 //!   is: an ordinary image config, the CNCF artifact's, oras' empty one.
 //! - One such layer is the program. Several are components that are composed into one, by what they import
@@ -62,8 +63,8 @@ pub struct Blob {
 /// What a document of an image says about the container's program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// This document says more.
-    Read(Blob),
+    /// The first of these documents that there is says more; one is named at least.
+    Read(Vec<Blob>),
     /// This layer is the program; several are it together, in the manifest's order.
     Program(Vec<Blob>),
     /// The image has no wasm layer; what it has is in its files.
@@ -175,8 +176,13 @@ impl Blob {
         };
         if INDEXES.contains(&self.media_type.as_str()) {
             let index = ImageIndex::from_reader(json).map_err(parse("image index"))?;
-            let found = manifest(index.manifests());
-            return found.map_or(Ok(Step::Nothing), |found| Ok(Step::Read(Self::of(found)?)));
+            let found = manifests(index.manifests());
+            return match found.is_empty() {
+                true => Ok(Step::Nothing),
+                false => Ok(Step::Read(
+                    found.into_iter().map(Self::of).collect::<Result<_, _>>()?,
+                )),
+            };
         }
         if self.is_document() {
             let manifest = ImageManifest::from_reader(json).map_err(parse("image manifest"))?;
@@ -222,20 +228,18 @@ fn annotation<'a>(descriptor: &'a Descriptor, key: &str) -> Option<&'a String> {
     annotations.and_then(|annotations| annotations.get(key))
 }
 
-/// The manifest of an index that is for wasm.
-fn manifest(manifests: &[Descriptor]) -> Option<&Descriptor> {
-    let images = || {
-        manifests
-            .iter()
-            .filter(|entry| annotation(entry, ATTESTATION).is_none())
-    };
-    if let Some(wasm) = images().find(|entry| is_for_wasm(entry)) {
-        return Some(wasm);
-    }
-    let mut images = images();
-    match (images.next(), images.next()) {
-        (Some(only), None) if only.platform().is_none() => Some(only),
-        (Some(_) | None, Some(_) | None) => None,
+/// The manifests of an index that are for wasm.
+fn manifests(manifests: &[Descriptor]) -> Vec<&Descriptor> {
+    let images = manifests.iter();
+    let images: Vec<_> = images
+        .filter(|entry| annotation(entry, ATTESTATION).is_none())
+        .collect();
+    match images[..] {
+        [only] if only.platform().is_none() => images,
+        _ => {
+            let wasm = images.into_iter().filter(|entry| is_for_wasm(entry));
+            wasm.collect()
+        }
     }
 }
 

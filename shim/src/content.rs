@@ -67,12 +67,13 @@ pub enum ContentError {
     },
     /// The image is incomplete.
     #[error(
-        "containerd has no content {blob}: it was never pulled for this platform, or garbage collected; \
-         pull the image again"
+        "containerd has no content {}: it was never pulled for this platform, or garbage collected; \
+         pull the image again",
+        blobs.iter().map(Blob::to_string).collect::<Vec<_>>().join(" and no ")
     )]
     Missing {
-        /// What is missing.
-        blob: Box<Blob>,
+        /// What is missing: one blob, or all that one of would do.
+        blobs: Vec<Blob>,
     },
     /// What arrived is something else.
     #[error("the content {blob} is damaged: {how}; remove the image and pull it again")]
@@ -143,16 +144,19 @@ impl ContentStore {
     pub fn layer(&self, id: &str) -> Result<Option<Layer>, ContentError> {
         let (this, owned) = (self.clone(), id.to_owned());
         let (channel, target) = self.wait(async move { this.image(&owned).await })?;
-        let Some((image, mut blob)) = target else {
+        let Some((image, target)) = target else {
             return Ok(None);
         };
+        let mut candidates = vec![target];
         for _ in 0..=DEPTH {
-            if !blob.is_document() {
-                return Ok(None);
-            }
-            let mut document = Vec::new();
-            self.read(&channel, &blob, DOCUMENT, &mut document)?;
-            blob = match blob.look(&document)? {
+            let step = first(candidates, |blob| {
+                let mut document = Vec::new();
+                if blob.is_document() {
+                    self.read(&channel, blob, DOCUMENT, &mut document)?;
+                }
+                Ok(document)
+            })?;
+            candidates = match step {
                 Step::Read(next) => next,
                 Step::Program(blobs) => {
                     return Ok(Some(Layer {
@@ -233,35 +237,10 @@ impl ContentStore {
                 limit,
             });
         }
-        let (parts, mut arriving) = mpsc::channel(PARTS);
+        let (parts, arriving) = mpsc::channel(PARTS);
         let reading = read(channel.clone(), self.namespace.clone(), blob.clone(), parts);
         drop(self.runtime.spawn(reading));
-        let damaged = |how| ContentError::Damaged { blob: boxed(), how };
-        let (mut hash, mut length) = (Sha256::new(), 0);
-        loop {
-            // The task says when all has arrived; without a word it was dropped with its runtime.
-            let data = match arriving.blocking_recv() {
-                Some(Piece::Data(data)) => data,
-                Some(Piece::End(end)) => break end?,
-                None => return Err(ContentError::Ending),
-            };
-            length += data.len() as u64;
-            if length > blob.size() {
-                return Err(damaged(format!("it is longer than {} bytes", blob.size())));
-            }
-            hash.update(&data);
-            sink.write_all(&data).map_err(ContentError::Memory)?;
-        }
-        if length < blob.size() {
-            return Err(damaged(format!(
-                "it ends after {length} of {} bytes",
-                blob.size()
-            )));
-        }
-        if hash.finalize().as_slice() != blob.sha256() {
-            return Err(damaged("its digest is another one".to_owned()));
-        }
-        Ok(())
+        receive(blob, arriving, sink)
     }
 
     fn wait<T: Send + 'static>(
@@ -316,6 +295,59 @@ enum Piece {
     End(Result<(), ContentError>),
 }
 
+/// What the first of `candidates` that `read` finds says.
+fn first(
+    candidates: Vec<Blob>,
+    mut read: impl FnMut(&Blob) -> Result<Vec<u8>, ContentError>,
+) -> Result<Step, ContentError> {
+    let mut missing = Vec::new();
+    for blob in candidates {
+        match read(&blob) {
+            Ok(document) => return Ok(blob.look(&document)?),
+            Err(ContentError::Missing { blobs }) => missing.extend(blobs),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ContentError::Missing { blobs: missing })
+}
+
+/// Writes what is `arriving` into `sink`, and makes sure that it is `blob`.
+fn receive(
+    blob: &Blob,
+    mut arriving: mpsc::Receiver<Piece>,
+    sink: &mut dyn Write,
+) -> Result<(), ContentError> {
+    let damaged = |how| ContentError::Damaged {
+        blob: Box::new(blob.clone()),
+        how,
+    };
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    loop {
+        // The task says when all has arrived; without a word it was dropped with its runtime.
+        let data = match arriving.blocking_recv() {
+            Some(Piece::Data(data)) => data,
+            Some(Piece::End(end)) => break end?,
+            None => return Err(ContentError::Ending),
+        };
+        length += data.len() as u64;
+        if length > blob.size() {
+            return Err(damaged(format!("it is longer than {} bytes", blob.size())));
+        }
+        hash.update(&data);
+        sink.write_all(&data).map_err(ContentError::Memory)?;
+    }
+    if length < blob.size() {
+        return Err(damaged(format!(
+            "it ends after {length} of {} bytes",
+            blob.size()
+        )));
+    }
+    if hash.finalize().as_slice() != blob.sha256() {
+        return Err(damaged("its digest is another one".to_owned()));
+    }
+    Ok(())
+}
+
 /// On the control runtime: hands over the parts of a blob as they arrive, until nobody wants them.
 async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Sender<Piece>) {
     let relay = async {
@@ -326,7 +358,7 @@ async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Send
         };
         let failed = |source: GrpcError| match source.is_not_found() {
             true => ContentError::Missing {
-                blob: Box::new(blob.clone()),
+                blobs: vec![blob.clone()],
             },
             false => ContentError::Call {
                 action: format!("read content {digest}"),
@@ -358,3 +390,6 @@ async fn read(channel: Channel, namespace: String, blob: Blob, parts: mpsc::Send
     let end = relay.await;
     drop(parts.send(Piece::End(end)).await);
 }
+
+#[cfg(test)]
+mod tests;
