@@ -262,10 +262,11 @@ fn no_more_requests_than_allowed_are_answered_at_once() {
     std::thread::scope(|scope| {
         let first = sender.clone();
         scope.spawn(move || {
-            assert_eq!(get(address, "/sleep?300").0, 200);
+            assert_eq!(get(address, "/sleep?1000").0, 200);
             first.send("first").unwrap();
         });
         assert_eq!(running.line(), "sleeping\n");
+        // Answered at once, it would be done long before the first.
         scope.spawn(move || {
             assert_eq!(get(address, "/sleep?300").0, 200);
             sender.send("second").unwrap();
