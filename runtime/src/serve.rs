@@ -35,7 +35,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::admin::Admin;
@@ -185,19 +184,14 @@ impl Team {
             drain,
             desks,
         });
-        let shared = |source| Error::Descriptor {
-            what: "the listening socket".to_owned(),
-            source,
-        };
-        // Who takes nothing of an answer for so long is gone: the kernel ends the connection. What is accepted
-        // inherits it (tcp(7)).
-        let patience = u32::try_from(service.idle_timeout.as_millis()).unwrap_or(u32::MAX);
-        set_tcp_user_timeout(&service.listener, patience.max(1))
-            .map_err(|errno| shared(errno.into()))?;
         let means = interrupter.means().clone();
         let (leave, ended) = mpsc::unbounded_channel();
         let mut helpers = Vec::with_capacity(workers);
         for (index, hand) in hands.into_iter().enumerate() {
+            let shared = |source| Error::Descriptor {
+                what: "the listening socket".to_owned(),
+                source,
+            };
             let listener = service.listener.try_clone().map_err(shared)?;
             listener.set_nonblocking(true).map_err(shared)?;
             helpers.push(Worker {

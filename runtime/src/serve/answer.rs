@@ -101,6 +101,8 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = self.content.poll(cx);
+        // It is asked for more only when there is room for it.
+        self.busy.offers(polled.is_ready());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {

@@ -1,9 +1,9 @@
 //! One connection: HTTP/1.1 or HTTP/2, as its first bytes say.
 //!
 //! It is closed when it has had no request for some time, when the service finishes, and in both cases
-//! politely first: HTTP/2 has a word for it, HTTP/1.1 closes after the answer. Who takes nothing of an answer for
-//! that time is hung up on by the kernel (`TCP_USER_TIMEOUT`, tcp(7)): what is not read keeps a request from
-//! its end, and the place among the connections with it.
+//! politely first: HTTP/2 has a word for it, HTTP/1.1 closes after the answer. Who takes nothing of the answers
+//! that there are for that time is hung up on: what is not read keeps a request from its end, and the place among
+//! the connections with it. Such a client does not read, or gives no window of HTTP/2 (RFC 9113, 5.2).
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -27,6 +27,10 @@ use super::worker::Local;
 
 /// How many requests of one HTTP/2 connection are read before the first is answered.
 const STREAMS: u32 = 100;
+/// How much of a request's body, and of all on a connection, is read ahead of a guest that does not read, in
+/// bytes: RFC 9113's own window for the first, where hyper has a mebibyte for both.
+const STREAM_WINDOW: u32 = 65_535;
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// Serves `stream` to its end.
 pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSemaphorePermit) {
@@ -43,6 +47,8 @@ pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSema
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX));
     // It is gone already, if it has none.
     let Ok(client) = stream.peer_addr() else {
@@ -73,8 +79,8 @@ pub(super) async fn serve(local: Rc<Local>, stream: TcpStream, _place: OwnedSema
                 activity.touch();
             }
             () = activity.idle(patience) => {
-                if closing {
-                    // It does not even take the end.
+                if closing || activity.offered.get() > 0 {
+                    // It does not take what there is for it, or not even the end.
                     return;
                 }
                 connection.as_mut().graceful_shutdown();
@@ -98,6 +104,8 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Here {
 /// Whether a connection is in use, or since when it is not.
 pub(super) struct Activity {
     requests: Cell<usize>,
+    /// Those of them whose answers wait for the client.
+    offered: Cell<usize>,
     since: Cell<Instant>,
 }
 
@@ -105,6 +113,7 @@ impl Activity {
     fn new() -> Self {
         Self {
             requests: Cell::new(0),
+            offered: Cell::new(0),
             since: Cell::new(Instant::now()),
         }
     }
@@ -114,6 +123,7 @@ impl Activity {
         self.requests.set(self.requests.get() + 1);
         Busy {
             activity: Rc::clone(self),
+            offers: false,
             record,
         }
     }
@@ -122,31 +132,49 @@ impl Activity {
         self.since.set(Instant::now());
     }
 
-    /// Waits until there has been no request for `time`. Looks no more often than that.
+    /// Waits until there has been no request for `time` but those whose answers the client does not take. Looks
+    /// no more often than that.
     async fn idle(&self, time: Duration) {
         loop {
-            let from = if self.requests.get() > 0 {
+            let from = if self.works() {
                 Instant::now()
             } else {
                 self.since.get()
             };
             tokio::time::sleep_until(from + time).await;
-            if self.requests.get() == 0 && self.since.get() + time <= Instant::now() {
+            if !self.works() && self.since.get() + time <= Instant::now() {
                 return;
             }
         }
+    }
+
+    /// Whether a guest has something to do for it.
+    fn works(&self) -> bool {
+        self.requests.get() > self.offered.get()
     }
 }
 
 /// A request that is not done.
 pub(super) struct Busy {
     activity: Rc<Activity>,
+    /// Its answer has something that the client has not taken.
+    offers: bool,
     record: Option<Record>,
 }
 
 impl Busy {
-    /// Its answer has this status.
+    /// Its answer has something for the client, which takes it now, or waits for the guest.
+    pub(super) fn offers(&mut self, offers: bool) {
+        let offered = &self.activity.offered;
+        let others = offered.get() - usize::from(self.offers);
+        offered.set(others + usize::from(offers));
+        self.offers = offers;
+        self.activity.touch();
+    }
+
+    /// Its answer has this status, for the client to take.
     pub(super) fn answered(&mut self, status: StatusCode) {
+        self.offers(true);
         if let Some(record) = &mut self.record {
             record.answered(status);
         }
@@ -169,8 +197,8 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.offers(false);
         let requests = &self.activity.requests;
         requests.set(requests.get() - 1);
-        self.activity.touch();
     }
 }

@@ -4,9 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::timeout;
 use wasi_runtime::{Budget, CpuQuota, Guest, Network, Outcome};
 
-use crate::fixture::{Fixture, args, start};
+use crate::fixture::{Fixture, args, runtime, start};
 use crate::http::{Client, PATIENCE, get, serve, serve_with, service};
 
 #[test]
@@ -138,6 +143,31 @@ fn a_client_that_never_reads_is_hung_up_on() {
     deaf.write_all(head).unwrap();
     // Until there is no room left in either direction.
     while deaf.write(&[b'x'; 64 << 10]).is_ok() {}
+    assert_eq!(get(address, "/count").0, 200);
+    drop(running.kill());
+}
+
+/// The headers of an answer need no window, its body does.
+#[test]
+fn a_client_of_http_2_that_gives_no_window_is_hung_up_on() {
+    let fixture = Fixture::new();
+    let (address, mut service) = service(1);
+    service.connections = 1;
+    service.request_timeout = None;
+    service.idle_timeout = Duration::from_millis(500);
+    let running = serve_with(&fixture, service, args(["handler"]));
+    runtime().block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let shaken = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
+        let (mut sender, connection) = shaken.await.unwrap();
+        drop(tokio::spawn(connection));
+        let request = Request::get(format!("http://{address}/count")).body(Empty::new());
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        let end = timeout(PATIENCE, response.into_body().frame()).await;
+        assert!(matches!(end.unwrap(), Some(Err(_))));
+    });
     assert_eq!(get(address, "/count").0, 200);
     drop(running.kill());
 }
