@@ -225,6 +225,32 @@ mod tests {
     }
 
     #[test]
+    fn an_upstream_is_named_by_the_annotation_or_the_variable() {
+        let of = |annotation: Option<&str>, variable: Option<&str>| {
+            let mut bundle = BundleBuilder::new();
+            if let Some(value) = annotation {
+                bundle = bundle.annotation("io.containerd.wasi.v1.http-upstream", value);
+            }
+            if let Some(value) = variable {
+                bundle = bundle.env(UPSTREAM, value);
+            }
+            let bundle = bundle.build();
+            let plan = Plan::new(&Bundle::open(bundle.path()).unwrap()).unwrap();
+            plan.options().http.upstream(plan.process())
+        };
+        assert_eq!(of(None, None).unwrap(), None);
+        let app = |port| Some(("app".to_owned(), port));
+        assert_eq!(of(None, Some("http://app:81")).unwrap(), app(81));
+        let both = of(Some("http://app:82"), Some("nonsense"));
+        assert_eq!(both.unwrap(), app(82));
+        let error = of(None, Some("nonsense")).unwrap_err().to_string();
+        assert!(
+            error.contains(UPSTREAM) && error.contains("nonsense"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn an_upstream_is_a_host_and_a_port() {
         for (text, host, port) in [
             ("http://127.0.0.1:3000", "127.0.0.1", 3000),

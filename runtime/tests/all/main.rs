@@ -29,6 +29,7 @@ mod interrupt;
 mod limits;
 mod locate;
 mod middleware;
+mod middleware_abi;
 mod middleware_trailers;
 mod middleware_upstream;
 mod network;
