@@ -5,8 +5,9 @@ use anyhow::{Result, ensure};
 use containerd_shim_protos::api::{CheckpointTaskRequest, Empty, Status};
 use integration_tests::bundle::Bundle;
 use integration_tests::fake::FakeContainerd;
-use integration_tests::guests;
 use integration_tests::tasks::{Tasks, code, message};
+use integration_tests::version::Version;
+use integration_tests::{guests, native};
 use ttrpc::Code;
 
 const KILL: u32 = 9;
@@ -248,4 +249,31 @@ fn a_group_shares_a_shim_until_its_last_container_is_gone() -> Result<()> {
     );
     tasks.delete("member")?;
     fake.shims_end()
+}
+
+/// No wasm container was ever checkpointed; one for Linux is restored by runc, when it is started.
+#[test]
+fn a_checkpoint_is_of_a_linux_container() -> Result<()> {
+    let mut fake = FakeContainerd::new()?;
+    let path = Version::newest()?.path();
+    fake.environment
+        .push(("PATH".into(), path.to_string_lossy().into_owned()));
+    let leader = fake.bundle("restores").write()?;
+    let tasks = fake.serve(&leader)?;
+    let restored = |bundle: &Bundle| {
+        tasks.create_with(bundle, |request| request.checkpoint = "/nonexistent".into())
+    };
+    let wasm = fake.bundle("wasm").file("/main.wasm", guests::exits(0)?);
+    let refused = restored(&wasm.write()?);
+    ensure!(code(&refused) == Some(Code::UNIMPLEMENTED), "{refused:?}");
+    ensure!(code(&tasks.state("wasm")) == Some(Code::NOT_FOUND));
+    let linux = fake.bundle("linux").file("/hello", native::program()?);
+    let linux = linux.args(["/hello"]).edit(|spec| {
+        spec["linux"]["cgroupsPath"] = "/fake-restored".into();
+    });
+    restored(&linux.write()?)?;
+    let refused = message(tasks.start("linux"));
+    ensure!(refused.contains("restore"), "{refused}");
+    tasks.delete("linux")?;
+    Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod linux;
 mod muted;
+mod reservation;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,6 +20,7 @@ use protobuf::MessageField;
 use tokio::sync::{Notify, watch};
 use wasi_bundles::{Bundle, Mount, Plan};
 
+use self::reservation::Reservation;
 use crate::Error;
 use crate::allowance::Allowance;
 use crate::confine::{Birth, Gate, Holder};
@@ -110,6 +112,9 @@ impl Containers {
     pub async fn create(&self, mut creation: Creation) -> Result<u32, Error> {
         let reservation = self.reserve(&creation.id)?;
         let bundle = Bundle::open(Path::new(&creation.bundle))?;
+        if !creation.request.checkpoint.is_empty() {
+            return self.restore(&reservation, creation, &bundle).await;
+        }
         let plan = match Plan::new(&bundle) {
             Ok(plan) => plan,
             Err(error) => return self.unplanned(&reservation, creation, &bundle, error).await,
@@ -344,38 +349,6 @@ impl Containers {
             Slot::Reserved(_) | Slot::Abandoned | Slot::Linux(_) | Slot::Leaving => None,
         });
         filled.collect()
-    }
-}
-
-/// An id that is taken, until this is dropped or filled.
-struct Reservation {
-    containers: Containers,
-    id: String,
-    given_up: Arc<Notify>,
-}
-
-impl Reservation {
-    fn is_abandoned(&self) -> bool {
-        matches!(self.containers.slots().get(&self.id), Some(Slot::Abandoned))
-    }
-
-    /// Puts the container into its place; whether anybody still wants it.
-    fn fill(&self, container: Container) -> (Arc<Container>, bool) {
-        let container = Arc::new(container);
-        let filled = Slot::Filled(Arc::clone(&container));
-        let before = self.containers.slots().insert(self.id.clone(), filled);
-        (container, matches!(before, Some(Slot::Reserved(_))))
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut slots = self.containers.slots();
-        if let Some(Slot::Reserved(_) | Slot::Abandoned) = slots.get(&self.id) {
-            slots.remove(&self.id);
-        }
-        drop(slots);
-        self.containers.recount();
     }
 }
 

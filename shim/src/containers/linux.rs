@@ -8,7 +8,8 @@ use protobuf::well_known_types::any::Any;
 use tokio::task::JoinSet;
 use wasi_bundles::{Bundle, Plan};
 
-use super::{Containers, Creation, Reservation, Slot, layers};
+use super::reservation::Reservation;
+use super::{Containers, Creation, Slot, layers};
 use crate::Error;
 use crate::confine::Probe;
 use crate::runc::container::LinuxContainer;
@@ -79,6 +80,22 @@ impl Containers {
         }
         let id = &creation.id;
         log::info!("container {id}: {wrong}: it is run as a Linux container");
+        self.create_linux(reservation, creation.request, bundle)
+            .await
+    }
+
+    /// Creates one from a checkpoint, which no wasm container has.
+    pub(super) async fn restore(
+        &self,
+        reservation: &Reservation,
+        creation: Creation,
+        bundle: &Bundle,
+    ) -> Result<u32, Error> {
+        if bundle.is_sandbox() || !self.is_for_linux(&creation, bundle).await {
+            return Err(Error::Unimplemented(
+                "restoring a wasm container from a checkpoint".to_owned(),
+            ));
+        }
         self.create_linux(reservation, creation.request, bundle)
             .await
     }

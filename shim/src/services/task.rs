@@ -140,9 +140,6 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        if !request.checkpoint.is_empty() {
-            return unimplemented("restoring a checkpoint");
-        }
         let creation = Creation {
             request: request.clone(),
             id: request.id,
