@@ -9,8 +9,10 @@ use crate::image::Image;
 use crate::invocation::Invocation;
 
 /// `hello` greets; `hello exit N` ends with N; `hello block` never ends; `hello cat` copies stdin;
-/// `hello processes` writes what each process that it sees runs, a line each.
+/// `hello processes` writes what each process that it sees runs, a line each; `hello self` its user and its
+/// environment; `hello fill N` has N MiB of memory and never ends.
 const SOURCE: &str = r#"
+#define _GNU_SOURCE
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +24,22 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "cat")) {
         char bytes[4096]; ssize_t n;
         while ((n = read(0, bytes, sizeof bytes)) > 0) if (write(1, bytes, n) != n) return 1;
+        return 0;
+    }
+    if (argc > 2 && !strcmp(argv[1], "fill")) {
+        size_t size = (size_t)atoi(argv[2]) << 20;
+        /* Not for the compiler to leave out. */
+        volatile char *memory = malloc(size);
+        for (size_t at = 0; at < size; at += 4096) memory[at] = 1;
+        for (;;) pause();
+    }
+    if (argc > 1 && !strcmp(argv[1], "self")) {
+        gid_t groups[64];
+        int n = getgroups(64, groups);
+        printf("uid %d gid %d groups", getuid(), getgid());
+        for (int i = 0; i < n; i++) printf(" %d", groups[i]);
+        putchar('\n');
+        for (char **variable = environ; *variable; variable++) puts(*variable);
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "processes")) {

@@ -45,6 +45,7 @@ mod cases {
     pub(crate) mod recovery;
     pub(crate) mod refusals;
     pub(crate) mod sandboxes;
+    pub(crate) mod sidecars;
     pub(crate) mod stdio;
     pub(crate) mod streaming;
     pub(crate) mod telemetry;
@@ -86,6 +87,7 @@ const NODE_MODULES: &[Module<Containerd>] = &[
     ("pod_lives", cases::pod_lives::CASES),
     ("processes", cases::processes::CASES),
     ("races", cases::races::CASES),
+    ("sidecars", cases::sidecars::CASES),
     ("streaming", cases::streaming::CASES),
     ("volumes", cases::volumes::CASES),
 ];

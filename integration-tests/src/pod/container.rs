@@ -88,10 +88,23 @@ impl PodContainer<'_> {
     ///
     /// What containerd answers.
     pub fn exec<'b>(&self, cmd: impl IntoIterator<Item = &'b str>) -> Result<ExecSyncResponse> {
+        self.exec_within(30, cmd)
+    }
+
+    /// Runs a command in it, for some seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub fn exec_within<'b>(
+        &self,
+        seconds: i64,
+        cmd: impl IntoIterator<Item = &'b str>,
+    ) -> Result<ExecSyncResponse> {
         let request = ExecSyncRequest {
             container_id: self.id.clone(),
             cmd: cmd.into_iter().map(str::to_owned).collect(),
-            timeout: 30,
+            timeout: seconds,
         };
         self.cri.ask("execute", |mut client| async move {
             client.exec_sync(request).await

@@ -14,6 +14,7 @@ use k8s_cri::v1::{
     NamespaceOption, UpdateContainerResourcesRequest,
 };
 
+use super::metrics::{metrics, number};
 use super::pods::image;
 
 cases![
@@ -171,7 +172,9 @@ fn the_limits_of_a_container_are_changed(containerd: &Containerd) -> Result<()> 
         cri.ask("update the container", |mut client| async move {
             client.update_container_resources(request).await
         })?;
-        container.stats()?;
+        let told = metrics(containerd, container.id())?;
+        let limit = number(&told, "/memory/usage/limit", "/memory/usage_limit");
+        ensure!(limit == 64 << 20, "{limit}");
     }
     pod.remove()
 }

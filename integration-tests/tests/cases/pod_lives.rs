@@ -37,7 +37,7 @@ fn reads(containerd: &Containerd, cri: &Cri) -> Result<Image> {
     Ok(image)
 }
 
-fn reaches(container: &PodContainer<'_>, wanted: ContainerState) -> Result<i32> {
+pub(super) fn reaches(container: &PodContainer<'_>, wanted: ContainerState) -> Result<i32> {
     poll::until("the container is known again", PATIENCE, || {
         let status = container.status().map_err(|error| format!("{error:#}"))?;
         (status.state() == wanted)
