@@ -190,10 +190,16 @@ fn the_rest_of_the_output_waits_for_its_reader() -> Result<()> {
     let id = bundle.id();
     let tasks = fake.serve(&bundle)?;
     let shim = fake.shim()?.pid;
-    let waits = || -> Result<bool> {
-        let mut names = std::fs::read_dir(format!("/proc/{shim}/task"))?
-            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
-        Ok(names.any(|name| name == "unread\n"))
+    // A thread names itself, and is gone after it is told to go.
+    let keeps = |wanted: bool| {
+        poll::until("its output is kept, or not", PATIENCE, || {
+            let threads = std::fs::read_dir(format!("/proc/{shim}/task"));
+            let threads = threads.map_err(|error| error.to_string())?.flatten();
+            let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+            let names: Vec<_> = names.flatten().collect();
+            let kept = names.iter().any(|name| name == "unread\n");
+            (kept == wanted).then_some(()).ok_or(format!("{names:?}"))
+        })
     };
     for comes_back in [true, false] {
         let [stdin, stdout] = ["stdin", "stdout"]
@@ -215,17 +221,14 @@ fn the_rest_of_the_output_waits_for_its_reader() -> Result<()> {
         drop(typed);
         tasks.close_stdin(id)?;
         ensure!(tasks.wait(id)?.exit_status == 0);
-        ensure!(waits()?, "nobody keeps it");
+        keeps(true)?;
         if comes_back {
             let mut rest = String::new();
             stdout.reader()?.read_to_string(&mut rest)?;
             ensure!(rest == "unread\n", "{rest:?}");
         }
         tasks.delete(id)?;
-        poll::until("nobody keeps it", PATIENCE, || match waits() {
-            Ok(false) => Ok(()),
-            other => Err(format!("{other:?}")),
-        })?;
+        keeps(false)?;
     }
     Ok(())
 }

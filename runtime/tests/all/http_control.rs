@@ -154,7 +154,7 @@ fn a_client_of_http_2_that_gives_no_window_is_hung_up_on() {
     let (address, mut service) = service(1);
     service.connections = 1;
     service.request_timeout = None;
-    service.idle_timeout = Duration::from_millis(500);
+    service.idle_timeout = Duration::from_secs(2);
     let running = serve_with(&fixture, service, args(["handler"]));
     runtime().block_on(async {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
