@@ -154,16 +154,16 @@ pub(crate) fn sweep(folder: &Path, namespace: &str, tag: &str) -> Result<()> {
     if namespace == tag && runc.exists() {
         std::fs::remove_dir_all(&runc).with_context(|| format!("remove {}", runc.display()))?;
     }
-    // Empty cgroups only; one that is not empty is held by a process that the leftovers will name.
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        remove_cgroups(&hierarchy.path().join(tag));
-    }
-    remove_cgroups(&Path::new("/sys/fs/cgroup").join(tag));
-    Ok(())
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let groups = hierarchies.map(|hierarchy| hierarchy.path().join(tag));
+    let groups: Vec<_> = groups.chain([root.join(tag)]).collect();
+    // Those that were killed just now are in them until they are gone.
+    poll::until("its cgroups are empty", GRACE, || {
+        groups.iter().for_each(|group| remove_cgroups(group));
+        let left: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
+        left.is_empty().then_some(()).ok_or(format!("{left:?}"))
+    })
 }
 
 /// A cgroup with those in it: pods have their containers'.
