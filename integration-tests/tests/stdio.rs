@@ -200,6 +200,33 @@ fn a_logger_gets_both_streams_and_is_gone_after_delete() -> Result<()> {
 }
 
 #[test]
+fn an_exec_writes_to_a_file_or_a_logger_of_its_own() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let bundle = runs(&fake, "sleep", &[])?.file("/line.wasm", guests::writes("of an exec")?);
+    let bundle = bundle.write()?;
+    let tasks = fake.serve(&bundle)?;
+    tasks.create(&bundle)?;
+    tasks.start("one")?;
+    let lines = r#"cd "$0"; echo $CONTAINER_ID >who; exec 5>&-; cat <&3 >logged"#;
+    let file = format!("file://{}", fake.folder().join("folder/written").display());
+    for (id, uri) in [
+        ("to-a-file", file),
+        ("to-a-logger", shell("binary", lines, fake.folder())),
+    ] {
+        let exec = tasks.exec("one", id);
+        exec.add_with(&["/line.wasm"], |request, _| request.stdout = uri)?;
+        exec.start()?;
+        ensure!(exec.wait()?.exit_status == 0);
+        exec.delete()?;
+    }
+    let read = |name| fs::read_to_string(fake.folder().join(name));
+    ensure!(read("folder/written")? == "of an exec\n");
+    ensure!(read("logged")? == "of an exec\n");
+    ensure!(read("who")? == "to-a-logger\n", "{}", read("who")?);
+    Ok(())
+}
+
+#[test]
 fn a_logger_that_fails_fails_create_and_leaves_nothing() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let bundle = runs(&fake, "hello", &[])?.write()?;

@@ -1,7 +1,7 @@
 //! What is odd about the files that a spec names, and about the request that names the bundle.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use anyhow::{Result, ensure};
 use containerd_shim_protos::api::Mount;
@@ -192,5 +192,30 @@ fn odd_requests_are_answered() -> Result<()> {
         );
     }
     shim.runs(&bundle)?;
+    shim.ends_well()
+}
+
+#[test]
+fn what_a_guest_makes_has_the_modes_that_its_umask_leaves() -> Result<()> {
+    let shim = Shim::new()?;
+    for (id, words, mode) in [
+        ("file", &["write", "/made", "text"][..], 0o640),
+        ("folder", &["mkdir", "/made"][..], 0o750),
+    ] {
+        let program = guests::named("files")?;
+        let bundle = shim.fake.bundle(id).file("/files.wasm", program);
+        let args = std::iter::once("/files.wasm").chain(words.iter().copied());
+        let bundle = bundle.args(args).edit(|spec| {
+            spec["process"]["user"]["umask"] = 0o27.into();
+        });
+        let bundle = bundle.write()?;
+        shim.tasks.create(&bundle)?;
+        shim.tasks.start(id)?;
+        ensure!(shim.tasks.wait(id)?.exit_status == 0, "{id}");
+        let made = fs::metadata(bundle.path().join("rootfs/made"))?;
+        let found = made.permissions().mode() & 0o7777;
+        ensure!(found == mode, "{id}: {found:o}");
+        shim.tasks.delete(id)?;
+    }
     shim.ends_well()
 }
