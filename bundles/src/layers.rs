@@ -177,12 +177,11 @@ impl Blob {
         if INDEXES.contains(&self.media_type.as_str()) {
             let index = ImageIndex::from_reader(json).map_err(parse("image index"))?;
             let found = manifests(index.manifests());
-            return match found.is_empty() {
-                true => Ok(Step::Nothing),
-                false => Ok(Step::Read(
-                    found.into_iter().map(Self::of).collect::<Result<_, _>>()?,
-                )),
-            };
+            if found.is_empty() {
+                return Ok(Step::Nothing);
+            }
+            let blobs = found.into_iter().map(Self::of);
+            return Ok(Step::Read(blobs.collect::<Result<_, _>>()?));
         }
         if self.is_document() {
             let manifest = ImageManifest::from_reader(json).map_err(parse("image manifest"))?;

@@ -21,6 +21,7 @@ use protobuf::well_known_types::any::Any;
 
 use crate::cri_options::CriOptions;
 use crate::flags::Flags;
+use crate::runc::are_own;
 
 /// The version that a `BootstrapResult` announces: Task v3 (and v2 on the same socket).
 const TASK_API: i32 = 3;
@@ -99,8 +100,7 @@ pub fn shim_cgroup(stdin: &[u8], dialect: &Dialect) -> Option<String> {
         if let Ok(Some(of_cri)) = CriOptions::read(&any) {
             return of_cri.of_runc().ok();
         }
-        let own = any.type_url.rsplit('/').next() == Some("containerd.runc.v1.Options");
-        own.then(|| Options::parse_from_bytes(&any.value).ok())?
+        are_own(&any).then(|| Options::parse_from_bytes(&any.value).ok())?
     };
     let given = options(stdin, dialect).into_iter().filter_map(of_runc);
     let mut cgroups = given.map(|options| options.shim_cgroup);

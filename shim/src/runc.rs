@@ -34,6 +34,12 @@ const LINGER: Duration = Duration::from_millis(500);
 /// The only options that the child takes; it ends at any others.
 const OPTIONS: &str = "containerd.runc.v1.Options";
 
+/// Whether options are runc's own, as `ctr` sends them.
+#[must_use]
+pub fn are_own(options: &Any) -> bool {
+    options.type_url.rsplit('/').next() == Some(OPTIONS)
+}
+
 /// The Linux containers of a shim. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct LinuxContainers {
@@ -161,7 +167,7 @@ impl LinuxContainers {
 /// cgroup path with colons is systemd's (`slice:prefix:name`), as CRI writes it.
 fn options(given: Option<Any>, bundle: &Bundle) -> Result<MessageField<Any>, Error> {
     let given = given.unwrap_or_default();
-    if given.type_url.rsplit('/').next() == Some(OPTIONS) {
+    if are_own(&given) {
         return Ok(MessageField::some(given));
     }
     let of_cri = CriOptions::read(&given).map_err(Error::Options)?;

@@ -9,6 +9,7 @@ use integration_tests::cri::Cri;
 use integration_tests::image::Image;
 use integration_tests::native;
 use integration_tests::poll;
+use integration_tests::processes::Process;
 use k8s_cri::v1::{
     Int64Value, LinuxContainerResources, LinuxContainerSecurityContext, Mount, NamespaceMode,
     NamespaceOption, UpdateContainerResourcesRequest,
@@ -38,14 +39,12 @@ pub(super) fn namespace(containerd: &Containerd, id: &str, kind: &str) -> Result
     std::fs::read_link(&path).with_context(|| path)
 }
 
-/// How many shims of Linux containers are there for a pod.
-pub(super) fn children(containerd: &Containerd, pod: &str) -> usize {
+/// The shims of Linux containers that there are for a pod.
+pub(super) fn children(containerd: &Containerd, pod: &str) -> Vec<Process> {
     let name = format!("{pod}-wasi");
-    let shims = containerd.shims();
+    let mut shims = containerd.shims();
+    shims.retain(|shim| shim.command.contains(&name));
     shims
-        .iter()
-        .filter(|shim| shim.command.contains(&name))
-        .count()
 }
 
 fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Result<()> {
@@ -55,12 +54,15 @@ fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Resu
     let app = pod.container("app", &wasm).start()?;
     app.writes("sleeping")?;
     ensure!(
-        children(containerd, pod.id()) == 0,
+        children(containerd, pod.id()).is_empty(),
         "a shim that nobody needs"
     );
     let one = pod.container("one", &linux).args(["block"]).start()?;
     let two = pod.container("two", &linux).args(["block"]).start()?;
-    ensure!(children(containerd, pod.id()) == 1, "not one shim for both");
+    ensure!(
+        children(containerd, pod.id()).len() == 1,
+        "not one shim for both"
+    );
     for kind in ["net", "ipc", "uts"] {
         let own = namespace(containerd, pod.id(), kind)?;
         for container in [&app, &one, &two] {
@@ -76,7 +78,7 @@ fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Resu
     poll::until(
         "the unneeded shim goes",
         Duration::from_secs(10),
-        || match children(containerd, pod.id()) {
+        || match children(containerd, pod.id()).len() {
             0 => Ok(()),
             some => Err(format!("{some} left")),
         },

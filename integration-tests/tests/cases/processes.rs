@@ -44,7 +44,7 @@ fn the_linux_containers_of_a_pod_may_see_each_others_processes(
     let app = pod.container("app", &wasm).with(shares_processes).start()?;
     app.writes("sleeping")?;
     ensure!(
-        children(containerd, pod.id()) == 0,
+        children(containerd, pod.id()).is_empty(),
         "a pause container that nobody needs"
     );
     let one = pod

@@ -14,7 +14,7 @@ use k8s_cri::v1::{
 };
 use rustix::process::Signal;
 
-use super::mixed::linux;
+use super::mixed::{children, linux};
 use super::pod_lives::reaches;
 use super::pods::image;
 
@@ -159,9 +159,7 @@ fn sidecars_end_with_the_shim_they_are_in(containerd: &Containerd) -> Result<()>
     let pod = cri.pod("orphans").run()?;
     let app = pod.container("app", &wasm).start()?;
     let sidecar = pod.container("sidecar", &linux).args(["block"]).start()?;
-    let name = format!("{}-wasi", pod.id());
-    let mut shims = containerd.shims().into_iter();
-    let child = shims.find(|shim| shim.command.contains(&name));
+    let child = children(containerd, pod.id()).into_iter().next();
     child.context("no shim of runc")?.signal(Signal::KILL);
     ensure!(sidecar.wait()?.exit_code == 137);
     ensure!(app.status()?.state() == ContainerState::ContainerRunning);

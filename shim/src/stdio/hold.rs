@@ -30,8 +30,8 @@ const STACK: usize = 64 << 10;
 pub(super) struct Hold {
     both: File,
     path: PathBuf,
-    /// It had no reader before.
-    unread: bool,
+    /// It had no reader before: one is still to come.
+    awaited: bool,
 }
 
 /// Output of a guest that has ended, in a fifo without a reader. Let go of when one has come; dropping it
@@ -63,7 +63,7 @@ impl Hold {
         Ok(Self {
             both,
             path: path.to_owned(),
-            unread: writer.is_err_and(|error| missing(&error)),
+            awaited: writer.is_err_and(|error| missing(&error)),
         })
     }
 
@@ -74,10 +74,14 @@ impl Hold {
 
     /// Lets go, when there is, or has been, a reader: at once, or within `limit`. Returns what nobody has read.
     pub(super) async fn release(self, limit: Duration) -> Option<Unread> {
-        let Self { both, path, unread } = self;
+        let Self {
+            both,
+            path,
+            awaited,
+        } = self;
         // An error is taken for output: what is kept in vain costs little.
         let empty = rustix::io::ioctl_fionread(&both).is_ok_and(|bytes| bytes == 0);
-        if empty && !unread {
+        if empty && !awaited {
             return None;
         }
         let writer = write(&path).ok()?;
@@ -90,10 +94,10 @@ impl Hold {
             .inspect_err(|error| log::warn!("the rest of {shown} is lost: {error}"))
             .ok()?;
         // An error is the sender dropped, which is what is waited for.
-        if unread && timeout(limit, read).await.is_ok() {
+        if awaited && timeout(limit, read).await.is_ok() {
             return None;
         }
-        if unread {
+        if awaited {
             log::warn!(
                 "nobody has opened {shown} to read within {limit:?}: the exit does not wait longer"
             );
