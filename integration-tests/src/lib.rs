@@ -47,6 +47,7 @@ pub mod poll;
 pub mod processes;
 pub mod receiver;
 pub mod run;
+pub mod sandbox;
 pub mod task;
 pub mod tasks;
 pub mod terminal;

@@ -3,6 +3,8 @@
 //! Root, a writable cgroup file system of either version and the built binary are all that is needed. Each test
 //! has its own fake, and its own cgroup below the root.
 
+#[path = "cgroups/pods.rs"]
+mod pods;
 #[path = "cgroups/shares.rs"]
 mod shares;
 

@@ -4,82 +4,19 @@
 use anyhow::{Context as _, Result, ensure};
 use containerd_shim_protos::cgroups::metrics::Metrics as V1;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as V2;
+use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use containerd_shim_protos::sandbox_api::{
-    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
-    SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
-    WaitSandboxRequest,
+    PingRequest, PlatformRequest, SandboxMetricsRequest, SandboxStatusRequest,
+    ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest, WaitSandboxRequest,
 };
-use containerd_shim_protos::sandbox_sync::SandboxClient;
-use integration_tests::bundle::Bundle;
-use integration_tests::dialect::Dialect;
+use integration_tests::ask;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::guests;
+use integration_tests::sandbox::{POD, create, creation, pod, served};
 use integration_tests::tasks::{Api, Tasks, code, message};
-use k8s_cri::v1::{
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata,
-};
-use prost::Message as _;
+use k8s_cri::v1::NamespaceMode;
 use protobuf::Message as _;
-use protobuf::well_known_types::any::Any;
 use ttrpc::{Client, Code};
-
-const POD: &str = "pod";
-
-/// The bundle of a sandbox, in which containerd writes no `config.json`, and its shim.
-fn served(fake: &FakeContainerd) -> Result<(String, SandboxClient, Bundle)> {
-    let bundle = fake.bundle(POD).write()?;
-    std::fs::remove_file(bundle.path().join("config.json"))?;
-    let address = fake.start(&bundle, Dialect::Bootstrap)?.address;
-    let client = SandboxClient::new(Client::connect(&address)?);
-    Ok((address, client, bundle))
-}
-
-/// A pod that has the node's namespaces, or asks for its own.
-fn creation(bundle: &Bundle, mode: NamespaceMode) -> CreateSandboxRequest {
-    let config = PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata {
-            name: "web".to_owned(),
-            ..PodSandboxMetadata::default()
-        }),
-        linux: Some(LinuxPodSandboxConfig {
-            security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    network: mode.into(),
-                    ipc: mode.into(),
-                    ..NamespaceOption::default()
-                }),
-                ..LinuxSandboxSecurityContext::default()
-            }),
-            ..LinuxPodSandboxConfig::default()
-        }),
-        ..PodSandboxConfig::default()
-    };
-    let mut request = CreateSandboxRequest::new();
-    POD.clone_into(&mut request.sandbox_id);
-    request.bundle_path = bundle.path().display().to_string();
-    request.options = Some(Any {
-        type_url: "runtime.v1.PodSandboxConfig".to_owned(),
-        value: config.encode_to_vec(),
-        ..Any::default()
-    })
-    .into();
-    request
-}
-
-/// A method of a sandbox, by name.
-macro_rules! ask {
-    ($client:expr, $method:ident, $request:ident, $id:expr) => {{
-        let mut request = $request::new();
-        $id.clone_into(&mut request.sandbox_id);
-        $client.$method(ttrpc::context::with_timeout(20_000_000_000), &request)
-    }};
-}
-
-fn create(client: &SandboxClient, request: &CreateSandboxRequest) -> ttrpc::Result<()> {
-    let context = ttrpc::context::with_timeout(20_000_000_000);
-    client.create_sandbox(context, request).map(drop)
-}
 
 #[test]
 fn a_sandbox_tells_of_itself_from_its_start_to_its_end() -> Result<()> {
@@ -87,8 +24,8 @@ fn a_sandbox_tells_of_itself_from_its_start_to_its_end() -> Result<()> {
     let (address, client, bundle) = served(&fake)?;
     let early = ask!(client, sandbox_status, SandboxStatusRequest, POD);
     ensure!(code(&early) == Some(Code::NOT_FOUND), "{early:?}");
-    create(&client, &creation(&bundle, NamespaceMode::Node))?;
-    let again = create(&client, &creation(&bundle, NamespaceMode::Node));
+    create(&client, &creation(&bundle, &pod(NamespaceMode::Node)))?;
+    let again = create(&client, &creation(&bundle, &pod(NamespaceMode::Node)));
     ensure!(code(&again) == Some(Code::ALREADY_EXISTS), "{again:?}");
     let status = ask!(client, sandbox_status, SandboxStatusRequest, POD)?;
     ensure!(status.state == "SANDBOX_NOTREADY", "{status:?}");
@@ -158,18 +95,18 @@ fn what_cannot_be_a_sandbox_is_refused_by_name() -> Result<()> {
         ensure!(told.contains(words), "{told:?} does not say {words:?}");
         Ok(())
     };
-    let mut other = creation(&bundle, NamespaceMode::Node);
+    let mut other = creation(&bundle, &pod(NamespaceMode::Node));
     other.options.mut_or_insert_default().type_url = "somebody.Else".to_owned();
     refused(other, "somebody.Else")?;
-    let mut broken = creation(&bundle, NamespaceMode::Node);
+    let mut broken = creation(&bundle, &pod(NamespaceMode::Node));
     broken.options.mut_or_insert_default().value = vec![0xff];
     refused(broken, "PodSandboxConfig")?;
     refused(
-        creation(&bundle, NamespaceMode::Pod),
+        creation(&bundle, &pod(NamespaceMode::Pod)),
         "no network namespace",
     )?;
     // None of them is in the way of one that can.
-    create(&client, &creation(&bundle, NamespaceMode::Node))?;
+    create(&client, &creation(&bundle, &pod(NamespaceMode::Node)))?;
     ask!(client, shutdown_sandbox, ShutdownSandboxRequest, POD)?;
     fake.shims_end()
 }
@@ -178,7 +115,7 @@ fn what_cannot_be_a_sandbox_is_refused_by_name() -> Result<()> {
 fn what_newer_daemons_ask_is_unimplemented() -> Result<()> {
     let fake = FakeContainerd::new()?;
     let (address, client, bundle) = served(&fake)?;
-    create(&client, &creation(&bundle, NamespaceMode::Node))?;
+    create(&client, &creation(&bundle, &pod(NamespaceMode::Node)))?;
     let connection = Client::connect(&address)?;
     for method in ["PortForward", "UpdateSandbox"] {
         let mut request = ttrpc::Request::new();

@@ -26,6 +26,7 @@ mod guests;
 mod hierarchy;
 mod made;
 mod origin;
+mod usage;
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -39,6 +40,7 @@ use self::hierarchy::Hierarchy;
 pub use self::made::sweep;
 use self::made::{record, remove};
 pub use self::origin::Origin;
+pub use self::usage::usage;
 use crate::Error;
 use crate::daemon::group_of;
 

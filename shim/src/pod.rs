@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use wasi_bundles::{Bundle, CgroupPath, Plan};
 
 use crate::Error;
 use crate::content::messages::cri::{DnsConfig, PodSandboxConfig};
@@ -84,6 +85,18 @@ impl Pod {
     /// [`Error::Host`] when it is not there any more.
     pub fn spec(&self) -> Result<Value, Error> {
         read(&self.bundle).map_err(Error::host("read the sandbox's config.json"))
+    }
+
+    /// Its cgroup, which holds those of its containers, from the root of the hierarchies. None if the kubelet named
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bundle`] when the `config.json` of its sandbox is not there any more.
+    pub fn cgroup(&self) -> Result<Option<PathBuf>, Error> {
+        let plan = Plan::new(&Bundle::open(&self.bundle)?)?;
+        let sandbox = plan.cgroup().path.as_ref().map(CgroupPath::folder);
+        Ok(sandbox.and_then(|folder| folder.parent().map(Path::to_owned)))
     }
 
     /// Puts the pod's files into a container that is about to be created from `bundle`.

@@ -83,15 +83,10 @@ impl Consumption {
     ///
     /// Never for these messages; protobuf's signature has one.
     pub fn metrics(&self, version: CgroupVersion) -> protobuf::Result<Any> {
-        let message: Box<dyn MessageDyn> = match version {
-            CgroupVersion::V1 => Box::new(self.v1()),
-            CgroupVersion::V2 => Box::new(self.v2()),
-        };
-        Ok(Any {
-            type_url: message.descriptor_dyn().full_name().to_owned(),
-            value: message.write_to_bytes_dyn()?,
-            ..Any::default()
-        })
+        match version {
+            CgroupVersion::V1 => named(&self.v1()),
+            CgroupVersion::V2 => named(&self.v2()),
+        }
     }
 
     fn v1(&self) -> v1::Metrics {
@@ -167,6 +162,19 @@ impl Consumption {
             ..v2::Metrics::default()
         }
     }
+}
+
+/// A message with its name, as containerd unmarshals it.
+///
+/// # Errors
+///
+/// Never for messages without required fields; protobuf's signature has one.
+pub fn named(message: &dyn MessageDyn) -> protobuf::Result<Any> {
+    Ok(Any {
+        type_url: message.descriptor_dyn().full_name().to_owned(),
+        value: message.write_to_bytes_dyn()?,
+        ..Any::default()
+    })
 }
 
 fn nanoseconds(time: Duration) -> u64 {

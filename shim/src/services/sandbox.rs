@@ -6,6 +6,7 @@
 //! events are not told, because containerd publishes its own of a sandbox.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,7 @@ use containerd_shim_protos::sandbox_api::{
     WaitSandboxResponse,
 };
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
+use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -26,6 +28,7 @@ use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
 use ttrpc::proto::{Code, Request, Response, ResponseInit};
 
 use crate::Error;
+use crate::cgroup::usage;
 use crate::container::Container;
 use crate::containers::{Containers, Creation};
 use crate::content::messages::cri::PodSandboxConfig;
@@ -33,7 +36,7 @@ use crate::events::timestamp;
 use crate::lifecycle::{PhaseKind, Refusal, Signal};
 use crate::pod::Pod;
 use crate::services::task::detached;
-use crate::stats::{CgroupVersion, Consumption};
+use crate::stats::{CgroupVersion, Consumption, named};
 use crate::stdio::StdioPaths;
 
 /// What CRI asks of a pod, by the name of its message.
@@ -116,6 +119,29 @@ impl SandboxService {
         self.pod.set(pod).map_err(|pod| Error::AlreadyExists {
             id: pod.id().to_owned(),
         })
+    }
+
+    /// What the pod uses: what the kernel has counted in its cgroup, as containerd's own controller tells it. Without
+    /// one, what its wasm containers use together; Linux containers are counted by nobody then.
+    async fn usage(&self, id: &str) -> Result<Any, Error> {
+        let (pod, _) = self.sandbox(id)?;
+        let encoded = match pod.cgroup()? {
+            Some(cgroup) => {
+                let read = tokio::task::spawn_blocking(move || usage(&cgroup));
+                let counted = read.await.map_err(io::Error::other).flatten();
+                let counted = counted.map_err(Error::host("read the statistics of the pod"))?;
+                named(&*counted)
+            }
+            None => {
+                let containers = self.containers.all();
+                let uses = containers.iter().map(|container| container.consumption());
+                let all = uses.fold(Consumption::default(), Consumption::and);
+                all.metrics(CgroupVersion::of_host())
+            }
+        };
+        encoded
+            .map_err(io::Error::other)
+            .map_err(Error::host("encode the statistics"))
     }
 
     /// Ends it, and lets go of all it has.
@@ -288,13 +314,9 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: SandboxMetricsRequest,
     ) -> ttrpc::Result<SandboxMetricsResponse> {
-        self.sandbox(&request.sandbox_id)?;
-        let containers = self.containers.all();
-        let uses = containers.iter().map(|container| container.consumption());
-        let data = uses
-            .fold(Consumption::default(), Consumption::and)
-            .metrics(CgroupVersion::of_host())
-            .map_err(|error| Error::host("encode the statistics")(std::io::Error::other(error)))?;
+        let service = self.clone();
+        let id = request.sandbox_id.clone();
+        let data = detached(async move { service.usage(&id).await }).await?;
         let mut response = SandboxMetricsResponse::default();
         let metrics = response.metrics.mut_or_insert_default();
         metrics.id = request.sandbox_id;
