@@ -103,7 +103,7 @@ const SANDBOX_MODULES: &[Module<Containerd>] = &[
 
 const USER_MODULES: &[Module<Containerd>] = &[
     ("sandboxes", cases::sandboxes::CASES),
-    ("users", cases::sandboxes::USERS),
+    ("sandboxes_2_0", cases::sandboxes::SINCE_2_0),
 ];
 
 fn main() -> Result<ExitCode> {

@@ -1,22 +1,40 @@
 //! The Sandbox service of the real binary, request by request: what containerd's CRI plugin does not ask, and what
 //! it never asks in this order.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use containerd_shim_protos::cgroups::metrics::Metrics as V1;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as V2;
-use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use containerd_shim_protos::sandbox_api::{
-    PingRequest, PlatformRequest, SandboxMetricsRequest, SandboxStatusRequest,
-    ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest, WaitSandboxRequest,
+    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+    SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    WaitSandboxRequest,
 };
-use integration_tests::ask;
+use containerd_shim_protos::sandbox_sync::SandboxClient;
 use integration_tests::fake::FakeContainerd;
-use integration_tests::guests;
 use integration_tests::sandbox::{POD, create, creation, pod, served};
 use integration_tests::tasks::{Api, Tasks, code, message};
+use integration_tests::{ask, guests, poll};
 use k8s_cri::v1::NamespaceMode;
 use protobuf::Message as _;
 use ttrpc::{Client, Code};
+
+/// What the pod uses, in bytes.
+fn memory(client: &SandboxClient) -> Result<u64> {
+    let metrics = ask!(client, sandbox_metrics, SandboxMetricsRequest, POD)?.metrics;
+    ensure!(metrics.id == POD, "{metrics:?}");
+    Ok(match metrics.data.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => {
+            let all = V1::parse_from_bytes(&metrics.data.value)?;
+            all.memory.usage.usage
+        }
+        "io.containerd.cgroups.v2.Metrics" => {
+            V2::parse_from_bytes(&metrics.data.value)?.memory.usage
+        }
+        other => anyhow::bail!("{other}"),
+    })
+}
 
 #[test]
 fn a_sandbox_tells_of_itself_from_its_start_to_its_end() -> Result<()> {
@@ -59,19 +77,15 @@ fn a_sandbox_tells_of_itself_from_its_start_to_its_end() -> Result<()> {
         .write()?;
     tasks.create(&container)?;
     tasks.start("app")?;
-    let metrics = ask!(client, sandbox_metrics, SandboxMetricsRequest, POD)?.metrics;
-    ensure!(metrics.id == POD, "{metrics:?}");
-    let used = match metrics.data.type_url.as_str() {
-        "io.containerd.cgroups.v1.Metrics" => {
-            let all = V1::parse_from_bytes(&metrics.data.value)?;
-            all.memory.usage.usage
-        }
-        "io.containerd.cgroups.v2.Metrics" => {
-            V2::parse_from_bytes(&metrics.data.value)?.memory.usage
-        }
-        other => anyhow::bail!("{other}"),
-    };
-    ensure!(used == 3 << 20, "{used} bytes are the pod's");
+    // It has its memory when it has been started, and a moment later.
+    poll::until(
+        "its memory is the pod's",
+        Duration::from_secs(20),
+        || match memory(&client) {
+            Ok(used) if used == 3 << 20 => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )?;
 
     ask!(client, stop_sandbox, StopSandboxRequest, POD)?;
     let ended = ask!(client, wait_sandbox, WaitSandboxRequest, POD)?;

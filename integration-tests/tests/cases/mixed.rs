@@ -70,6 +70,13 @@ fn linux_containers_are_in_the_pod_of_wasm_ones(containerd: &Containerd) -> Resu
             ensure!(joined == own, "another {kind} namespace than the pod's");
         }
     }
+    for kind in ["pid", "mnt"] {
+        let node = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
+        let first = namespace(containerd, one.id(), kind)?;
+        let second = namespace(containerd, two.id(), kind)?;
+        let own = first != second && first != node && second != node;
+        ensure!(own, "{kind}: {first:?}, {second:?}, the node's {node:?}");
+    }
     for container in [one, two] {
         container.stop(0)?;
         ensure!(container.wait()?.exit_code == 137);

@@ -36,11 +36,17 @@ pub(crate) const NETWORK: &[crate::Case] = &[(
     a_pod_may_have_the_nodes_network,
 )];
 
-/// With containerd 2.0 and newer.
-pub(crate) const USERS: &[crate::Case] = &[(
-    "a_pod_with_users_of_its_own_is_a_real_one",
-    a_pod_with_users_of_its_own_is_a_real_one,
-)];
+/// With containerd 2.0 and newer. 1.7 has no users there, and asks nobody to clean up after such a sidecar.
+pub(crate) const SINCE_2_0: &[crate::Case] = &[
+    (
+        "a_pod_with_users_of_its_own_is_a_real_one",
+        a_pod_with_users_of_its_own_is_a_real_one,
+    ),
+    (
+        "a_sidecar_does_not_outlive_a_killed_shim",
+        a_sidecar_does_not_outlive_a_killed_shim,
+    ),
+];
 
 fn pod<'a>(cri: &'a Cri, name: &str) -> PodBuilder<'a> {
     cri.pod(name).handler("sandbox")
@@ -259,6 +265,41 @@ fn a_pod_whose_shim_is_killed_is_known_to_have_ended(containerd: &Containerd) ->
         }
     })?;
     pod.remove()
+}
+
+fn a_sidecar_does_not_outlive_a_killed_shim(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (wasm, linux) = (image(containerd, &cri, "sleep")?, linux(containerd, &cri)?);
+    let pod = pod(&cri, "killed-mixed").run()?;
+    let app = pod.container("app", &wasm).start()?;
+    let sidecar = pod.container("sidecar", &linux).args(["block"]).start()?;
+    app.writes("sleeping")?;
+    let process = process(containerd, sidecar.id())?;
+    let shim = shim_of(containerd, &pod)?;
+    shim.signal(Signal::KILL);
+    gone(&shim)?;
+    for container in [&app, &sidecar] {
+        ensure!(container.wait()?.exit_code == 255);
+    }
+    let id = pod.id().to_owned();
+    pod.remove()?;
+    poll::until(
+        "the sidecar's process is gone",
+        Duration::from_secs(20),
+        || {
+            if process.exists() {
+                return Err(process.display().to_string());
+            }
+            match containerd
+                .shims()
+                .into_iter()
+                .find(|shim| shim.command.contains(&id))
+            {
+                None => Ok(()),
+                Some(left) => Err(left.command),
+            }
+        },
+    )
 }
 
 /// As `hostUsers: false` has it.
