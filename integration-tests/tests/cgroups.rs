@@ -21,6 +21,7 @@ use integration_tests::tasks::{Api, Tasks, code};
 use integration_tests::{guests, poll};
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
+use rustix::process::Signal;
 use serde_json::json;
 use ttrpc::Code;
 
@@ -76,6 +77,23 @@ fn a_shim_lives_in_its_containers_cgroup_and_removes_it() -> Result<()> {
         );
     }
     end(&fake, &tasks, &bundle)?;
+    fake.shims_end()?;
+    below.is_gone()
+}
+
+/// While it has one thread the kernel need not wait for the others.
+#[test]
+fn a_shim_is_there_before_its_first_container() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let below = Below::of(&fake)?;
+    let path = format!("{}/early", below.path());
+    let bundle = bundle(&fake, "early", &path)?.write()?;
+    fake.start(&bundle, Dialect::Options)?;
+    poll::until("the shim is there", Duration::from_secs(20), || {
+        let home = home(&fake, "memory").map_err(|error| error.to_string())?;
+        if home == path { Ok(()) } else { Err(home) }
+    })?;
+    fake.shim()?.signal(Signal::TERM);
     fake.shims_end()?;
     below.is_gone()
 }

@@ -24,19 +24,21 @@
 mod ceiling;
 mod guests;
 mod hierarchy;
+mod home;
 mod made;
 mod origin;
 mod usage;
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wasi_bundles::{Bundle, Cgroup, CgroupPath, CpuShare};
+use wasi_bundles::{Bundle, Cgroup, CgroupPath, CpuShare, Plan};
 
 pub use self::ceiling::MemoryCeiling;
-use self::hierarchy::Hierarchy;
+use self::hierarchy::Member;
+use self::home::Home;
 pub use self::made::sweep;
 use self::made::{record, remove};
 pub use self::origin::Origin;
@@ -50,16 +52,6 @@ pub struct Cgroups {
     home: Arc<Mutex<Option<Home>>>,
     origin: Origin,
     ceiling: Arc<MemoryCeiling>,
-}
-
-/// Where the shim lives now.
-#[derive(Debug)]
-struct Home {
-    /// Its folders, one for each hierarchy; none if it is none of ours to divide.
-    folders: Vec<(Hierarchy, PathBuf)>,
-    made: Vec<PathBuf>,
-    /// Whether it is that of several containers.
-    shared: bool,
 }
 
 /// The cgroup that the first container of a shim gives it; none if it asks for none. A pure function of
@@ -79,9 +71,8 @@ impl Cgroups {
     pub fn settled() -> Self {
         let cgroups = Self::default();
         *cgroups.lock() = Some(Home {
-            folders: Vec::new(),
-            made: Vec::new(),
             shared: true,
+            ..Home::default()
         });
         let hierarchies = hierarchy::mounted().unwrap_or_default().into_iter();
         let places: Vec<_> = hierarchies
@@ -103,6 +94,37 @@ impl Cgroups {
         Arc::clone(&self.ceiling)
     }
 
+    /// Moves the shim to the home that its first container will give it, if that can be foreseen, before it has
+    /// other threads: it need not wait then. What is wrong with it [`Self::join`] will say.
+    pub fn foresee(&self, bundle: &Path) {
+        let Ok(bundle) = Bundle::open(bundle) else {
+            // The Sandbox API has none before Create.
+            return;
+        };
+        let Ok(plan) = Plan::new(&bundle) else { return };
+        match self.join(&bundle, plan.cgroup()) {
+            Ok(()) => self.lock().iter_mut().for_each(|home| home.foreseen = true),
+            Err(error) => log::debug!("not yet: {error}"),
+        }
+    }
+
+    /// Whether nobody has asked for the home yet. Never waits: while it is being decided somebody has.
+    #[must_use]
+    pub fn is_foreseen(&self) -> bool {
+        let home = self.home.try_lock();
+        home.is_ok_and(|home| home.as_ref().is_some_and(|home| home.foreseen))
+    }
+
+    /// Goes back from a home that was foreseen: the first container is a Linux one, whose cgroup that is.
+    /// Blocks for some milliseconds.
+    pub fn vacate(&self) {
+        let mut home = self.lock();
+        if let Some(foreseen) = home.take_if(|home| home.foreseen) {
+            self.abandon(&foreseen);
+            self.ceiling.moved(&[]);
+        }
+    }
+
     /// Moves the shim to the home that the container of `bundle` gives it, unless it has one. Blocks for
     /// some milliseconds.
     ///
@@ -120,20 +142,25 @@ impl Cgroups {
             };
             let hierarchies = hierarchy::mounted().map_err(failed)?;
             self.origin.remember(&hierarchies);
-            let mut settled = settle(hierarchies, &path.folder(), bundle.dir()).map_err(failed)?;
-            settled.shared = group_of(bundle).is_some();
-            if !settled.shared {
-                settled.weigh(cgroup.cpu);
+            let mut found = Home::new(hierarchies, &path.folder());
+            if let Err(error) = found.enter(bundle.dir()) {
+                self.abandon(&found);
+                return Err(failed(error));
             }
-            self.ceiling.moved(&settled.folders);
-            *home = Some(settled);
+            found.shared = group_of(bundle).is_some();
+            if !found.shared {
+                found.weigh(cgroup.cpu);
+            }
+            self.ceiling.moved(&found.folders);
+            *home = Some(found);
             log::info!("the shim lives in the cgroup {path}");
         }
-        // For the `delete` of this one, which may be the last.
-        if let Some(home) = &*home
-            && !home.made.is_empty()
-        {
-            record(bundle.dir(), &home.made).map_err(Error::host("record the cgroups"))?;
+        if let Some(home) = &mut *home {
+            home.foreseen = false;
+            if !home.missing.is_empty() {
+                // For the `delete` of this one, which may be the last.
+                record(bundle.dir(), &home.missing).map_err(Error::host("record the cgroups"))?;
+            }
         }
         Ok(())
     }
@@ -159,7 +186,7 @@ impl Cgroups {
             Some((hierarchy, folder, guests::folder(hierarchy, folder, id)?))
         });
         let places: Vec<_> = places.collect();
-        let mut made = home.made.clone();
+        let mut made = home.missing.clone();
         made.extend(places.iter().map(|(_, _, guests)| guests.clone()));
         if let Err(error) = record(bundle, &made) {
             log::warn!("no share of the processors for container {id}: {error}");
@@ -212,87 +239,22 @@ impl Cgroups {
 
     /// Leaves home, for good, and removes what was made of it.
     pub fn leave(&self) {
-        let Some(home) = self.lock().take() else {
-            return;
-        };
-        if home.made.is_empty() {
-            return;
+        if let Some(home) = self.lock().take()
+            && !home.missing.is_empty()
+        {
+            self.abandon(&home);
         }
+    }
+
+    fn abandon(&self, home: &Home) {
         self.origin.go_back();
-        home.made.iter().rev().for_each(|folder| remove(folder));
+        home.remove();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Home>> {
         // It is set in one piece.
         self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Home {
-    /// The cgroups that [`Cgroups::admit`] made for the threads of a container.
-    fn guests<'a>(&'a self, id: &str) -> impl Iterator<Item = (&'a Hierarchy, PathBuf)> {
-        let folders = self.folders.iter().filter_map(move |(hierarchy, folder)| {
-            Some((hierarchy, guests::folder(hierarchy, folder, id)?))
-        });
-        folders.filter(|(_, guests)| guests.is_dir())
-    }
-
-    /// What a container's threads are given of what it asks for. The shares of one that has home for itself are
-    /// home's: they are relative to other shims.
-    fn share_below(&self, cpu: CpuShare) -> CpuShare {
-        let shares = cpu.shares.filter(|_| self.shared);
-        CpuShare { shares, ..cpu }
-    }
-
-    /// Gives a home that was made its shares of the processors.
-    fn weigh(&self, cpu: CpuShare) {
-        for (hierarchy, folder) in &self.folders {
-            if !self.made.contains(folder) {
-                continue;
-            }
-            if let Err(error) = guests::weigh(hierarchy, folder, cpu) {
-                log::warn!("no shares of the processors: {error}");
-            }
-        }
-    }
-}
-
-/// Makes what is missing of a cgroup in every hierarchy, and moves this process there.
-fn settle(hierarchies: Vec<Hierarchy>, path: &Path, bundle: &Path) -> io::Result<Home> {
-    let folders: Vec<_> = hierarchies
-        .into_iter()
-        .map(|hierarchy| {
-            let folder = hierarchy.mount().join(path);
-            (hierarchy, folder)
-        })
-        .collect();
-    let missing = folders.iter().flat_map(|(hierarchy, folder)| {
-        let above = folder.ancestors().take_while(|up| *up != hierarchy.mount());
-        let mut missing: Vec<PathBuf> = above
-            .filter(|up| !up.exists())
-            .map(Path::to_owned)
-            .collect();
-        missing.reverse();
-        missing
-    });
-    let made: Vec<PathBuf> = missing.collect();
-    if !made.is_empty() {
-        record(bundle, &made)?;
-    }
-    let home = Home {
-        folders,
-        made,
-        shared: false,
-    };
-    let joined = home
-        .folders
-        .iter()
-        .try_for_each(|(hierarchy, folder)| hierarchy.join(folder, std::process::id()));
-    if let Err(error) = joined {
-        home.made.iter().rev().for_each(|folder| remove(folder));
-        return Err(error);
-    }
-    Ok(home)
 }
 
 /// Puts a process into a cgroup that exists, in each hierarchy that has it.
@@ -306,7 +268,7 @@ pub fn place(process: u32, path: &str) -> io::Result<()> {
     for hierarchy in hierarchy::mounted()? {
         let folder = hierarchy.mount().join(relative);
         if folder.is_dir() {
-            hierarchy.join(&folder, process)?;
+            hierarchy.join(&folder, Member::Process(process))?;
             placed = true;
         }
     }

@@ -181,6 +181,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 // A child of this process, and not waited for: the id is its own.
                 let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
                 drop(claim);
+                cgroup::sweep(&bundle);
                 return Err(error);
             }
             claim.pass_on();

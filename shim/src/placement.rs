@@ -53,6 +53,15 @@ impl Placement {
         joined.unwrap_or(Err(Error::Panicked))
     }
 
+    /// Makes way for a Linux container, as [`Cgroups::vacate`] has it.
+    pub async fn vacate(&self) {
+        if !self.cgroups.is_foreseen() {
+            return;
+        }
+        let cgroups = self.cgroups.clone();
+        drop(spawn_blocking(move || cgroups.vacate()).await);
+    }
+
     /// Gives a container, by its first threads, its share of the processors, and the shim its score.
     pub async fn admit(&self, bundle: &Bundle, id: &str, threads: Vec<u32>, cpu: CpuShare) {
         let process = bundle.spec().process().as_ref();

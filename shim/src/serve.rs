@@ -46,7 +46,7 @@ const NICE: i32 = -10;
 const ENDS: Duration = Duration::from_secs(2);
 /// For events at exit. With the answers less than `delete` waits for a shim that leaves (`recover.rs`).
 const DRAIN: Duration = Duration::from_secs(2);
-/// For answers that are being written at exit, and read by the other side.
+/// For answers that are being written at exit, and read by the other side; and for threads that end.
 const ANSWERS: Duration = Duration::from_millis(250);
 
 /// Serves what the `start` before the fork has bound.
@@ -66,6 +66,12 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     if let Err(error) = come_first() {
         log::warn!("answers wait for their turn beside guests that compute: {error}");
     }
+    let cgroups = if inheritance.has_cgroup {
+        Cgroups::settled()
+    } else {
+        Cgroups::default()
+    };
+    cgroups.foresee(&inheritance.bundle);
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Those who wait for a container's threads to be gone. The one that answers has said if it cannot.
@@ -73,11 +79,12 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
         .on_thread_start(|| drop(come_first()))
         .build()
         .and_then(|runtime| {
-            let served = runtime.block_on(run(inheritance));
-            // A thread that still waits for a container's end shall not hold up the shim's.
-            runtime.shutdown_background();
+            let served = runtime.block_on(run(inheritance, &cgroups));
+            // A thread that still waits for a container's end shall not hold up the shim's for longer.
+            runtime.shutdown_timeout(ANSWERS);
             served
         });
+    cgroups.leave();
     if let Err(error) = &served {
         log::error!("cannot serve: {error}");
     }
@@ -110,7 +117,7 @@ fn come_first() -> io::Result<()> {
     Ok(setpriority_process(None, NICE)?)
 }
 
-async fn run(inheritance: Inheritance) -> io::Result<()> {
+async fn run(inheritance: Inheritance, cgroups: &Cgroups) -> io::Result<()> {
     // Whatever fails from here on drops the claim, and with it the socket's file.
     let claim = inheritance.claim;
     let (publisher, forwarder) = events::queue(&inheritance.events_address, &inheritance.namespace);
@@ -119,11 +126,6 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         log::warn!("cannot make itself likelier to be ended than containerd: {error}");
         OomScore::default()
     });
-    let cgroups = if inheritance.has_cgroup {
-        Cgroups::settled()
-    } else {
-        Cgroups::default()
-    };
     let programs = Programs::new(&inheritance.program, inheritance.cache);
     let programs = programs.compiled_at(cgroups.origin());
     let placement = Placement::new(cgroups.clone(), oom_score);
@@ -163,8 +165,6 @@ async fn run(inheritance: Inheritance) -> io::Result<()> {
         log::warn!("a connection was still busy at exit");
     }
     forwarder.drain(DRAIN).await;
-    // Nothing waits for this thread any more.
-    cgroups.leave();
     Ok(())
 }
 

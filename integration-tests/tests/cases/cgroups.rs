@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
+use integration_tests::native;
 use integration_tests::poll;
 use integration_tests::processes::Process;
 use integration_tests::run::Run;
@@ -18,6 +19,7 @@ cases![
     no_cgroup_is_the_one_of_containerd,
     a_share_of_the_processors_is_the_threads,
     a_killed_shim_leaves_no_cgroup,
+    a_linux_container_has_its_cgroup_for_itself,
 ];
 
 fn started<'a>(
@@ -119,4 +121,22 @@ fn a_killed_shim_leaves_no_cgroup(containerd: &Containerd) -> Result<()> {
     containerd.events().wait_for("delete", "doomed")?;
     is_gone(&path)?;
     task.remove()
+}
+
+fn a_linux_container_has_its_cgroup_for_itself(containerd: &Containerd) -> Result<()> {
+    let image = native::image()?.renamed("counted-linux:1");
+    containerd.import(&image)?;
+    let run = containerd.run(&image, "counted-linux");
+    let task = run.args(["/hello", "block"]).start()?;
+    let path = format!("/{}/counted-linux", containerd.namespace());
+    let program = cgroup(task.pid()?.into())?;
+    ensure!(program == path, "the program is in {program}");
+    let shim = cgroup(shim(containerd, "counted-linux")?.pid.into())?;
+    let own = cgroup(containerd.pid().into())?;
+    ensure!(
+        shim == own,
+        "the shim is in {shim}, and containerd in {own}"
+    );
+    task.end()?;
+    is_gone(&path)
 }

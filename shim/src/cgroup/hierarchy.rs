@@ -26,6 +26,37 @@ pub(super) struct Hierarchy {
     controllers: Vec<String>,
 }
 
+/// Who is put into a cgroup.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Member {
+    /// A process with all its threads. The kernel waits until none of them is about to be born or to go,
+    /// which takes some milliseconds.
+    Process(u32),
+    /// The calling thread, which is all there is of its process.
+    Alone,
+}
+
+impl Member {
+    /// This process.
+    pub(super) fn this_process() -> Self {
+        let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
+        match threads {
+            Ok(1) => Self::Alone,
+            Ok(_) | Err(_) => Self::Process(std::process::id()),
+        }
+    }
+
+    /// The file of a cgroup that it is written to, and what is written.
+    fn line(self, version: CgroupVersion) -> (&'static str, String) {
+        match (version, self) {
+            // That of version 2 for threads is for those that do not leave their process.
+            (CgroupVersion::V1, Self::Alone) => ("tasks", "0".to_owned()),
+            (CgroupVersion::V2, Self::Alone) => ("cgroup.procs", "0".to_owned()),
+            (_, Self::Process(process)) => ("cgroup.procs", process.to_string()),
+        }
+    }
+}
+
 /// The hierarchies of this host. Under the hybrid layout those of version 1, which have the controllers.
 pub(super) fn mounted() -> io::Result<Vec<Hierarchy>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
@@ -93,11 +124,12 @@ impl Hierarchy {
         self.controllers.iter().any(|has| has == controller)
     }
 
-    /// The `cgroup.procs` of the cgroup that this process is in, opened for writing. None if that is
+    /// The file of the cgroup that this process is in for such members, opened for writing. None if that is
     /// outside of what is mounted, or may not be written to.
-    pub(super) fn own(&self) -> Option<File> {
-        let procs = self.place()?.join("cgroup.procs");
-        OpenOptions::new().write(true).open(procs).ok()
+    pub(super) fn own(&self, member: Member) -> Option<File> {
+        let (file, _) = member.line(self.version);
+        let members = self.place()?.join(file);
+        OpenOptions::new().write(true).open(members).ok()
     }
 
     /// The folder of the cgroup that this process is in, if that is mounted.
@@ -133,17 +165,18 @@ impl Hierarchy {
         Some(self.mount.join(below))
     }
 
-    /// Makes what is missing of `folder` and puts a process there.
+    /// Makes what is missing of `folder` and puts a member there.
     #[allow(
         clippy::disallowed_methods,
         reason = "the kernel tells nobody that a thread is an ordinary one again"
     )]
-    pub(super) fn join(&self, folder: &Path, process: u32) -> io::Result<()> {
+    pub(super) fn join(&self, folder: &Path, member: Member) -> io::Result<()> {
+        let (file, line) = member.line(self.version);
         let mut attempts = ATTEMPTS;
         loop {
             let joined = self
                 .make(folder)
-                .and_then(|()| write(&folder.join("cgroup.procs"), &process.to_string()));
+                .and_then(|()| write(&folder.join(file), &line));
             match joined {
                 // Somebody who leaves has removed a parent in between, or it as a whole.
                 Err(error)

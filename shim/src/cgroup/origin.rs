@@ -6,22 +6,44 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use super::hierarchy::Hierarchy;
+use super::hierarchy::{Hierarchy, Member};
 
-/// Where the shim came from: opened `cgroup.procs`, to move back by.
+/// Where the shim came from: opened files of its cgroups, to move back by.
 #[derive(Debug, Clone, Default)]
-pub struct Origin(Arc<OnceLock<Vec<File>>>);
+pub struct Origin(Arc<OnceLock<Way>>);
+
+/// For who writes `0`, of each hierarchy.
+#[derive(Debug)]
+struct Way {
+    /// A process with several threads.
+    processes: Vec<File>,
+    /// One that has one thread.
+    alone: Vec<File>,
+}
 
 impl Origin {
     /// Remembers where this process is, the first time.
     pub(super) fn remember(&self, hierarchies: &[Hierarchy]) {
-        self.0
-            .get_or_init(|| hierarchies.iter().filter_map(Hierarchy::own).collect());
+        let files = |member| {
+            let files = hierarchies.iter();
+            files
+                .filter_map(|hierarchy| hierarchy.own(member))
+                .collect()
+        };
+        self.0.get_or_init(|| Way {
+            processes: files(Member::Process(0)),
+            alone: files(Member::Alone),
+        });
     }
 
     /// Moves this process back.
     pub(super) fn go_back(&self) {
-        for file in self.0.get().into_iter().flatten() {
+        let Some(way) = self.0.get() else { return };
+        let files = match Member::this_process() {
+            Member::Alone => &way.alone,
+            Member::Process(_) => &way.processes,
+        };
+        for file in files {
             if let Err(error) = rustix::io::write(file, b"0") {
                 log::warn!("cannot go back to where the shim came from: {error}");
             }
@@ -37,8 +59,8 @@ impl Origin {
     pub(crate) fn apply_to(&self, command: &mut Command) {
         let origin = Arc::clone(&self.0);
         let leave = move || -> io::Result<()> {
-            for file in origin.get().into_iter().flatten() {
-                // A cgroup that is gone is no reason not to run it.
+            for file in origin.get().iter().flat_map(|way| &way.alone) {
+                // A child of fork(2) has one thread. A cgroup that is gone is no reason not to run it.
                 let _ = rustix::io::write(file, b"0");
             }
             Ok(())

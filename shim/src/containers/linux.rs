@@ -43,6 +43,7 @@ impl Containers {
         request: CreateTaskRequest,
         bundle: &Bundle,
     ) -> Result<u32, Error> {
+        self.placement.vacate().await;
         let shared = self.share_processes(bundle, &request.options).await?;
         let container = self
             .linux
