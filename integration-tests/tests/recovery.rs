@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read as _, Write as _};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,11 +11,13 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, Status,
 };
 use integration_tests::bundle::Bundle;
+use integration_tests::dialect::Dialect;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::fifo::{Fifo, shows};
 use integration_tests::tasks::{Tasks, code};
 use integration_tests::{guests, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::json;
 use ttrpc::Code;
 
 const KILL: u32 = 9;
@@ -127,6 +130,46 @@ fn delete_tells_the_exit_that_a_dead_shim_had_seen() -> Result<()> {
 }
 
 /// Reads lines until `count` have come, each of them the next number.
+#[test]
+fn a_shim_that_serves_others_keeps_its_shim_of_linux_containers() -> Result<()> {
+    let fake = FakeContainerd::new()?;
+    let member = |id: &str| {
+        fake.bundle(id)
+            .annotation("io.containerd.runc.v2.group", "kept")
+            .file("/main.wasm", guests::spins()?)
+            .write()
+    };
+    let (first, second) = (member("first")?, member("second")?);
+    let tasks = fake.serve(&first)?;
+    fake.start(&second, Dialect::Bootstrap)?;
+    for bundle in [&first, &second] {
+        tasks.create(bundle)?;
+        tasks.start(bundle.id())?;
+    }
+    let mut child = Command::new("sleep").arg("600").spawn()?;
+    let folder = first.path().join("runc-shim");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("sockets"), "")?;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+    let started: u64 = stat.split(' ').nth(21).context("a start time")?.parse()?;
+    let record = json!({ "pid": child.id(), "start_time": started });
+    std::fs::write(folder.join("shim.json"), record.to_string())?;
+
+    let end = |bundle: &Bundle| -> Result<()> {
+        tasks.kill(bundle.id(), KILL)?;
+        tasks.wait(bundle.id())?;
+        fake.forget(&tasks, bundle).map(drop)
+    };
+    end(&first)?;
+    ensure!(child.try_wait()?.is_none(), "it was ended with the first");
+    end(&second)?;
+    fake.shims_end()?;
+    fake.delete(&first)?;
+    // Killed: a `delete` that finds no shim ends what that has left.
+    ensure!(!child.wait()?.success());
+    Ok(())
+}
+
 fn read(fifo: &mut impl std::io::BufRead, next: &mut u64, count: usize) -> Result<()> {
     for _ in 0..count {
         let mut line = String::new();

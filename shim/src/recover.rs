@@ -6,7 +6,7 @@
 //! | `pid.json` | at Create | the container's thread |
 //! | `exit.json` | when the container has ended | its exit, which outlives the shim |
 //! | `cgroups.json` | before they are made | cgroups to remove ([`crate::cgroup`]) |
-//! | `runc-shim/` | when the first Linux container comes | the shim of those ([`crate::runc`]) |
+//! | `runc-shim/` | when the first Linux container comes | the shim of those, and what ends them ([`crate::runc`]) |
 //! | `poststop/` | at Create, and before each is run | hooks that are owed ([`crate::hooks`]) |
 //!
 //! Mounts and namespaces need no record: the kernel frees them with the container's thread.
@@ -43,7 +43,7 @@ use crate::StartError;
 use crate::events::timestamp;
 use crate::flags::Flags;
 use crate::lifecycle::{Exit, Signal};
-use crate::runc::{child, container, pause};
+use crate::runc::{child, container, kept, pause};
 use crate::socket::SocketPath;
 use crate::{cgroup, hooks};
 
@@ -117,12 +117,12 @@ fn end_within(socket: &SocketPath, id: &str, limit: Duration) -> io::Result<Resu
     })
 }
 
-/// Ends the container `id`, by the table above.
-fn clean(bundle: &Path, id: &str, socket: Option<&SocketPath>) -> io::Result<()> {
+/// Ends the container `id`, by the table above. Whether the shim is there, or leaves by itself.
+fn clean(bundle: &Path, id: &str, socket: Option<&SocketPath>) -> io::Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     if let Some(socket) = socket.filter(|socket| socket.is_served()) {
         match end_within(socket, id, PATIENCE)? {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(true),
             // It serves others: to kill it for one container is not for `delete` to decide.
             Err(Failure::Refused(error)) => return Err(io::Error::other(error)),
             // It hangs, or has begun to leave: the time that is left tells.
@@ -136,7 +136,7 @@ fn clean(bundle: &Path, id: &str, socket: Option<&SocketPath>) -> io::Result<()>
     if socket.is_some_and(SocketPath::is_served) {
         return Err(io::Error::other("its shim does not answer"));
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Runs `delete`: ends what is left of the container, removes a socket that nobody serves, and returns
@@ -158,15 +158,12 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
             .remove_if_dead()
             .map_err(StartError::io(format!("remove {address}")))?;
     }
-    cleaned.map_err(StartError::io("end what is left of the container"))?;
+    let lives = cleaned.map_err(StartError::io("end what is left of the container"))?;
     for complaint in hooks::settle(&bundle, &flags.id) {
         complain(&complaint);
     }
-    if let Err(error) = child::end_orphan(&bundle) {
-        complain(&format!("cannot end the shim of Linux containers: {error}"));
-    }
-    if let Err(error) = pause::end_orphan(&flags.into(), &flags.id, &bundle) {
-        complain(&format!("cannot end the pause container: {error}"));
+    if !lives {
+        end_orphans(flags, &bundle);
     }
     // What was ended above may have been in them.
     cgroup::sweep(&bundle);
@@ -186,6 +183,19 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, StartError> {
     response
         .write_to_bytes()
         .map_err(|error| StartError::io("encode the answer")(io::Error::other(error)))
+}
+
+/// Ends what a dead shim has left of Linux containers, if it was that of this bundle.
+fn end_orphans(flags: &Flags, bundle: &Path) {
+    if let Err(error) = child::end_orphan(bundle) {
+        complain(&format!("cannot end the shim of Linux containers: {error}"));
+    }
+    if let Err(error) = kept::end_orphans(&flags.into(), bundle) {
+        complain(&format!("cannot end a Linux container of the pod: {error}"));
+    }
+    if let Err(error) = pause::end_orphan(&flags.into(), &flags.id, bundle) {
+        complain(&format!("cannot end the pause container: {error}"));
+    }
 }
 
 /// containerd logs what `delete` says there.

@@ -8,6 +8,7 @@
 pub mod call;
 pub mod child;
 pub mod container;
+pub mod kept;
 pub mod pause;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use containerd_shim_protos::shim::oci::Options;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use wasi_bundles::Bundle;
 
@@ -106,9 +108,28 @@ impl LinuxContainers {
         Ok(container)
     }
 
+    /// Keeps what ends a container when this shim is killed and the container's bundle is gone.
+    pub async fn keep(&self, container: &LinuxContainer, bundle: &Bundle) {
+        let (first, id) = (self.origin.bundle.clone(), container.id().to_owned());
+        let bundle = bundle.dir().to_owned();
+        let kept = spawn_blocking(move || kept::keep(&first, &id, &bundle)).await;
+        if let Ok(Err(error)) = kept {
+            let id = container.id();
+            log::warn!("container {id} may outlive its shim: its files cannot be kept: {error}");
+        }
+    }
+
     /// A container is deleted, or will be: with the last one the child goes.
     pub async fn forget(&self, container: &LinuxContainer) {
         container.forget();
+        let (first, id) = (self.origin.bundle.clone(), container.id().to_owned());
+        let forgotten = spawn_blocking(move || kept::forget(&first, &id)).await;
+        if let Ok(Err(error)) = forgotten {
+            log::warn!(
+                "the kept files of container {} stay: {error}",
+                container.id()
+            );
+        }
         self.release(container.child()).await;
     }
 

@@ -27,6 +27,7 @@ cases![
     a_pod_whose_shim_is_killed_is_known_to_have_ended,
     a_pod_that_cannot_be_is_refused,
     processes_are_not_shared_without_a_pause_image,
+    a_sidecar_does_not_outlive_a_killed_shim,
 ];
 
 /// With containerd 1.7. The next ones end by a nil pointer when they are asked for that, up to a fix of 2026
@@ -36,17 +37,11 @@ pub(crate) const NETWORK: &[crate::Case] = &[(
     a_pod_may_have_the_nodes_network,
 )];
 
-/// With containerd 2.0 and newer. 1.7 has no users there, and asks nobody to clean up after such a sidecar.
-pub(crate) const SINCE_2_0: &[crate::Case] = &[
-    (
-        "a_pod_with_users_of_its_own_is_a_real_one",
-        a_pod_with_users_of_its_own_is_a_real_one,
-    ),
-    (
-        "a_sidecar_does_not_outlive_a_killed_shim",
-        a_sidecar_does_not_outlive_a_killed_shim,
-    ),
-];
+/// With containerd 2.0 and newer. 1.7 has no users there.
+pub(crate) const SINCE_2_0: &[crate::Case] = &[(
+    "a_pod_with_users_of_its_own_is_a_real_one",
+    a_pod_with_users_of_its_own_is_a_real_one,
+)];
 
 fn pod<'a>(cri: &'a Cri, name: &str) -> PodBuilder<'a> {
     cri.pod(name).handler("sandbox")

@@ -49,6 +49,7 @@ impl Containers {
             .linux
             .create(request, shared.as_ref().unwrap_or(bundle));
         let container = container.await?;
+        self.linux.keep(&container, bundle).await;
         let id = container.id().to_owned();
         let filled = Slot::Linux(Arc::clone(&container));
         let before = self.slots().insert(id.clone(), filled);
