@@ -30,6 +30,7 @@ mod cases {
     pub(crate) mod http;
     pub(crate) mod identity;
     pub(crate) mod images;
+    pub(crate) mod interpreters;
     pub(crate) mod isolation;
     pub(crate) mod limits;
     pub(crate) mod linux;
@@ -93,7 +94,13 @@ const NODE_MODULES: &[Module<Containerd>] = &[
 ];
 
 /// Those that are the same for every version, and so are run on the newest.
-const CROWD_MODULES: &[Module<Containerd>] = &[("crowds", cases::crowds::CASES)];
+const CROWD_MODULES: &[Module<Containerd>] = &[
+    ("crowds", cases::crowds::CASES),
+    ("interpreters", cases::interpreters::CASES),
+];
+
+/// Those that take more than the registries of the project's own set-up.
+const NPM_MODULES: &[Module<Containerd>] = &[("npm", cases::interpreters::NPM)];
 
 /// Those of pods without a pause container, which containerd has since 1.7, and of users of their own since 2.0.
 const SANDBOX_MODULES: &[Module<Containerd>] = &[
@@ -134,6 +141,9 @@ fn main() -> Result<ExitCode> {
         }));
     }
     daemons.push(node(&Version::newest()?, CROWD_MODULES));
+    if std::env::var_os("SHIM_TEST_NPM").is_some() {
+        daemons.push(node(&Version::newest()?, NPM_MODULES));
+    }
     trials::run(daemons, |containerd, keep| {
         if keep {
             containerd.keep();

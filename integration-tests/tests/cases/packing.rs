@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use integration_tests::containerd::Containerd;
 use integration_tests::guests;
 use integration_tests::image::Image;
@@ -26,16 +26,16 @@ cases![
 /// The document has one name for the images of all languages.
 static HELLO: Mutex<()> = Mutex::new(());
 
-/// The block under `## heading`.
-fn block(heading: &str) -> Result<String> {
+/// The blocks under `## heading`.
+fn blocks(heading: &str) -> Result<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let section = text.split(&format!("\n## {heading}\n")).nth(1);
-    let block =
-        section.and_then(|section| section.split("\n```sh\n").nth(1)?.split("\n```").next());
-    block
-        .map(str::to_owned)
-        .with_context(|| format!("{} has no block under {heading}", path.display()))
+    let section = section.and_then(|rest| rest.split("\n## ").next());
+    let blocks = section.with_context(|| format!("{} has no {heading}", path.display()))?;
+    let blocks = blocks.split("\n```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("\n```").next().unwrap_or_default().to_owned());
+    Ok(blocks.collect())
 }
 
 /// Runs shell commands in a folder, with the tools of the project.
@@ -74,14 +74,39 @@ fn of_guest(guest: &str) -> Result<TempDir> {
     Ok(folder)
 }
 
-fn quickstart(containerd: &Containerd, heading: &str, id: &str, line: &str) -> Result<()> {
+/// How a program of the document is packed.
+pub(super) enum Packed {
+    /// As a command.
+    Command,
+    /// As one that has an export for an entrypoint.
+    Export,
+}
+
+/// Does what the document says for a language, with image and container named by `id`.
+pub(super) fn quickstart(
+    containerd: &Containerd,
+    heading: &str,
+    packed: &Packed,
+    id: &str,
+    line: &str,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    sh(&folder, &block(heading)?)?;
+    let source = blocks(heading)?;
+    sh(&folder, source.first().context("no block")?)?;
     let _one_at_a_time = HELLO.lock().unwrap_or_else(PoisonError::into_inner);
-    let run = block("Run it")?;
+    let run = blocks("Run it")?;
+    let [run, export] = run.as_slice() else {
+        bail!("{run:?}");
+    };
     let mut commands = run.lines();
     let pack = commands.next().context("a command")?;
-    sh(&folder, pack)?;
+    sh(
+        &folder,
+        match packed {
+            Packed::Command => pack,
+            Packed::Export => export,
+        },
+    )?;
     for command in commands {
         // Of another daemon, and with its streams where they are found.
         let words = command.split(' ').skip(1);
@@ -104,15 +129,33 @@ fn quickstart(containerd: &Containerd, heading: &str, id: &str, line: &str) -> R
 }
 
 fn rust_of_the_quickstart_runs(containerd: &Containerd) -> Result<()> {
-    quickstart(containerd, "Rust", "quick-rust", "hello from rust\n")
+    quickstart(
+        containerd,
+        "Rust",
+        &Packed::Command,
+        "quick-rust",
+        "hello from rust\n",
+    )
 }
 
 fn c_of_the_quickstart_runs(containerd: &Containerd) -> Result<()> {
-    quickstart(containerd, "C", "quick-c", "hello from c\n")
+    quickstart(
+        containerd,
+        "C",
+        &Packed::Command,
+        "quick-c",
+        "hello from c\n",
+    )
 }
 
 fn go_of_the_quickstart_runs(containerd: &Containerd) -> Result<()> {
-    quickstart(containerd, "Go", "quick-go", "hello from go\n")
+    quickstart(
+        containerd,
+        "Go",
+        &Packed::Command,
+        "quick-go",
+        "hello from go\n",
+    )
 }
 
 fn what_pack_was_told_reaches_the_guest(containerd: &Containerd) -> Result<()> {
