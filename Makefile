@@ -10,7 +10,7 @@ COMPILER := -p wasi-compiler
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guests demo test lint unit fuzz process daemons javascript docker v2 test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
+.PHONY: help setup build guests demo test lint unit fuzz process daemons floods javascript docker v2 test-v2 soak bench bench-engine bench-memory bench-http install uninstall clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ guests: ## Build the wasm programs that the tests run (target/guests)
 demo: setup build ## Run wasm images under a private containerd, narrated (root)
 	$(CARGO) run --release --locked -p integration-tests --example demo
 
-test: setup build lint unit fuzz process daemons javascript docker v2 ## Everything that .ci/run checks (root)
+test: setup build lint unit fuzz process daemons floods javascript docker v2 ## Everything that .ci/run checks (root)
 
 lint: ## Formatting, clippy, documentation, dependency policy
 	$(CARGO) fmt --all --check
@@ -48,6 +48,9 @@ process: ## Tests of the built shim against a fake containerd (root)
 
 daemons: ## Tests of the built shim under containerd 1.6, 1.7 and 2.1 (root)
 	$(CARGO) test --release --locked -p integration-tests --test containerd
+
+floods: setup build ## 1 GiB through each kind of stream (root)
+	SHIM_TEST_FLOOD=1073741824 $(CARGO) test --release --locked -p integration-tests --test stdio -- flood
 
 javascript: setup build ## JavaScript of docs/quickstart.md, which takes npm and 400 MB of its packages (root)
 	SHIM_TEST_NPM=1 $(CARGO) test --release --locked -p integration-tests --test containerd -- javascript_of_the_quickstart
