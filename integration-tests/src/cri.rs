@@ -8,8 +8,8 @@ use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    ImageSpec, ImageStatusRequest, ListPodSandboxRequest, RemovePodSandboxRequest,
-    StopPodSandboxRequest,
+    ImageSpec, ImageStatusRequest, ListPodSandboxRequest, PullImageRequest,
+    RemovePodSandboxRequest, StopPodSandboxRequest,
 };
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -96,21 +96,49 @@ impl Cri {
         }
     }
 
-    /// Imports `image`, and waits until the plugin knows it.
+    /// Imports `image` and the one of pause containers, and waits until the plugin knows them.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be imported.
+    pub fn import(&self, containerd: &Containerd, image: &Image) -> Result<()> {
+        self.import_pause(containerd)?;
+        containerd.import(image)?;
+        self.knows(image.name())
+    }
+
+    /// Imports the image of pause containers.
     ///
     /// # Errors
     ///
     /// When it cannot be imported.
-    pub fn import(&self, containerd: &Containerd, image: &Image) -> Result<()> {
+    pub fn import_pause(&self, containerd: &Containerd) -> Result<()> {
         let pause = native::image()?
             .renamed("pause:1")
             .entrypoint(["/hello", "block"]);
-        for image in [&pause, image] {
-            containerd.import(image)?;
-            self.knows(image.name())?;
-        }
         assert_eq!(pause.name(), PAUSE, "the name in the configuration");
-        Ok(())
+        containerd.import(&pause)?;
+        self.knows(pause.name())
+    }
+
+    /// Pulls an image, as a kubelet has it pulled.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub fn pull(&self, name: &str) -> Result<Image> {
+        let request = PullImageRequest {
+            image: Some(ImageSpec {
+                image: name.to_owned(),
+                ..ImageSpec::default()
+            }),
+            ..PullImageRequest::default()
+        };
+        let mut images = self.images.clone();
+        let pulled = self.runtime.block_on(images.pull_image(request));
+        pulled
+            .map_err(|status| anyhow!("pull {name}: {:?}: {}", status.code(), status.message()))?;
+        Ok(Image::new(name))
     }
 
     fn knows(&self, name: &str) -> Result<()> {

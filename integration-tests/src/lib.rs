@@ -46,6 +46,7 @@ pub mod pod;
 pub mod poll;
 pub mod processes;
 pub mod receiver;
+pub mod registry;
 pub mod run;
 pub mod sandbox;
 pub mod task;

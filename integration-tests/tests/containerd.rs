@@ -45,6 +45,7 @@ mod cases {
     pub(crate) mod races;
     pub(crate) mod recovery;
     pub(crate) mod refusals;
+    pub(crate) mod registries;
     pub(crate) mod sandboxes;
     pub(crate) mod sidecars;
     pub(crate) mod stdio;
@@ -60,6 +61,7 @@ const MODULES: &[Module<Containerd>] = &[
     ("programs", cases::programs::CASES),
     ("images", cases::images::CASES),
     ("packing", cases::packing::CASES),
+    ("registries", cases::registries::CASES),
     ("isolation", cases::isolation::CASES),
     ("identity", cases::identity::CASES),
     ("files", cases::files::CASES),
@@ -87,6 +89,7 @@ const NODE_MODULES: &[Module<Containerd>] = &[
     ("pod_cgroups", cases::pod_cgroups::CASES),
     ("pod_lives", cases::pod_lives::CASES),
     ("processes", cases::processes::CASES),
+    ("registries", cases::registries::NODE),
     ("races", cases::races::CASES),
     ("sidecars", cases::sidecars::CASES),
     ("streaming", cases::streaming::CASES),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -66,6 +66,16 @@ fn import(containerd: &Containerd, folder: &TempDir, name: &str, flags: &str) ->
     let ctr = containerd.ctr(["image", "import"]).arg(&tar);
     ctr.success()?;
     Ok(Image::new(name))
+}
+
+/// What `pack` makes of a wasm file, in a folder.
+pub(super) fn packed(wasm: &[u8], flags: &str) -> Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("hello.wasm"), wasm)?;
+    let command = format!("containerd-shim-wasi-v1 pack hello.wasm -o hello.tar {flags}");
+    sh(&folder, &command)?;
+    let tar = folder.path().join("hello.tar");
+    Ok((folder, tar))
 }
 
 fn of_guest(guest: &str) -> Result<TempDir> {
