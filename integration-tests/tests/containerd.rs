@@ -30,6 +30,7 @@ mod cases {
     pub(crate) mod http;
     pub(crate) mod identity;
     pub(crate) mod images;
+    pub(crate) mod installing;
     pub(crate) mod interpreters;
     pub(crate) mod isolation;
     pub(crate) mod limits;
@@ -85,6 +86,7 @@ const MODULES: &[Module<Containerd>] = &[
 /// Those that need Kubernetes' interface.
 const NODE_MODULES: &[Module<Containerd>] = &[
     ("pods", cases::pods::CASES),
+    ("installing", cases::installing::CASES),
     ("mixed", cases::mixed::CASES),
     ("pod_cgroups", cases::pod_cgroups::CASES),
     ("pod_lives", cases::pod_lives::CASES),

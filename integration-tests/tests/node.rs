@@ -82,7 +82,13 @@ fn every_containerd_has_the_runtime_after_install_and_runc_still() -> Result<()>
         let default = Invocation::new(containerd).args(["config", "default"]);
         let default = default.success()?.stdout;
         let own = "# mine\nversion = 2\n\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"pause\"\n";
-        for before in [None, Some(default.as_str()), Some(own)] {
+        // The last is what `install` makes where there is nothing.
+        for before in [
+            None,
+            Some(default.as_str()),
+            Some(own),
+            Some("version = 2\n"),
+        ] {
             let node = Node::new()?;
             if let Some(before) = before {
                 node.configure(before)?;

@@ -134,18 +134,16 @@ impl Request {
         };
         let about = |error| format!("{}: {error}", self.config.display());
         let runtime = self.runtime();
-        let backup = self.backup();
-        if runtime.add(None).is_ok_and(|own| own == current) {
-            remove(&self.config)?;
-            return Ok(true);
-        }
         let without = runtime.remove(&current).map_err(about)?;
         if without == current {
             return Ok(false);
         }
+        let makes = |before: Option<&str>| runtime.add(before).is_ok_and(|own| own == current);
+        let backup = self.backup();
         let before = fs::read_to_string(&backup).ok();
-        match before.filter(|before| runtime.add(Some(before)).is_ok_and(|own| own == current)) {
+        match before.filter(|before| makes(Some(before))) {
             Some(before) => self.configure(&before)?,
+            None if makes(None) => drop(remove(&self.config)?),
             None => self.configure(&without)?,
         }
         remove(&backup)?;
