@@ -84,6 +84,10 @@ fn a_shim_lives_in_its_containers_cgroup_and_removes_it() -> Result<()> {
 /// While it has one thread the kernel need not wait for the others.
 #[test]
 fn a_shim_is_there_before_its_first_container() -> Result<()> {
+    if is_v2() {
+        // It has to wait there in any case, and does so beside what else Create does.
+        return Ok(());
+    }
     let fake = FakeContainerd::new()?;
     let below = Below::of(&fake)?;
     let path = format!("{}/early", below.path());

@@ -45,6 +45,7 @@ pub use self::origin::Origin;
 pub use self::usage::usage;
 use crate::Error;
 use crate::daemon::group_of;
+use crate::stats::CgroupVersion;
 
 /// The cgroups of a shim. Cloning shares them.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +83,33 @@ impl Cgroups {
         cgroups
     }
 
+    /// Those of a shim whose first container is that of `bundle`: it is moved to the home that it will be given,
+    /// if that can be foreseen, before it has other threads. With version 1 it need not wait then; version 2
+    /// moves whole processes only, and the wait is better spent beside what else Create does. What is wrong with
+    /// the home [`Self::join`] will say.
+    #[must_use]
+    pub fn foreseen(bundle: &Path) -> Self {
+        let cgroups = Self::default();
+        if CgroupVersion::of_host() == CgroupVersion::V2 {
+            return cgroups;
+        }
+        let Ok(bundle) = Bundle::open(bundle) else {
+            // The Sandbox API has none before Create.
+            return cgroups;
+        };
+        let Ok(plan) = Plan::new(&bundle) else {
+            return cgroups;
+        };
+        match cgroups.join(&bundle, plan.cgroup()) {
+            Ok(()) => cgroups
+                .lock()
+                .iter_mut()
+                .for_each(|home| home.foreseen = true),
+            Err(error) => log::debug!("not yet: {error}"),
+        }
+        cgroups
+    }
+
     /// Where the shim came from, for processes that it starts.
     #[must_use]
     pub fn origin(&self) -> Origin {
@@ -92,20 +120,6 @@ impl Cgroups {
     #[must_use]
     pub fn ceiling(&self) -> Arc<MemoryCeiling> {
         Arc::clone(&self.ceiling)
-    }
-
-    /// Moves the shim to the home that its first container will give it, if that can be foreseen, before it has
-    /// other threads: it need not wait then. What is wrong with it [`Self::join`] will say.
-    pub fn foresee(&self, bundle: &Path) {
-        let Ok(bundle) = Bundle::open(bundle) else {
-            // The Sandbox API has none before Create.
-            return;
-        };
-        let Ok(plan) = Plan::new(&bundle) else { return };
-        match self.join(&bundle, plan.cgroup()) {
-            Ok(()) => self.lock().iter_mut().for_each(|home| home.foreseen = true),
-            Err(error) => log::debug!("not yet: {error}"),
-        }
     }
 
     /// Whether nobody has asked for the home yet. Never waits: while it is being decided somebody has.
@@ -316,6 +330,14 @@ mod tests {
     fn a_container_of_its_own_decides_for_the_shim() {
         assert_eq!(home("/default/web", None).unwrap(), "/default/web");
         assert_eq!(home("", None), None);
+    }
+
+    #[test]
+    fn who_was_put_somewhere_makes_way_for_nobody() {
+        let cgroups = Cgroups::settled();
+        assert!(!cgroups.is_foreseen());
+        cgroups.vacate();
+        assert!(cgroups.lock().is_some());
     }
 
     #[test]

@@ -69,9 +69,8 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     let cgroups = if inheritance.has_cgroup {
         Cgroups::settled()
     } else {
-        Cgroups::default()
+        Cgroups::foreseen(&inheritance.bundle)
     };
-    cgroups.foresee(&inheritance.bundle);
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Those who wait for a container's threads to be gone. The one that answers has said if it cannot.
