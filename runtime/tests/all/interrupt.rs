@@ -1,6 +1,8 @@
-//! Ending a guest from outside, whatever it does.
+//! Ending a guest from outside, whatever it does; and what it knows of a pause.
 
+use std::fs::File;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use wasi_runtime::{Guest, Input, Outcome, Output};
 
@@ -241,4 +243,53 @@ fn a_kill_just_after_a_neighbours_is_not_lost() {
         assert_eq!(guest.end().outcome, Outcome::Killed, "turn {turn}");
         assert_eq!(neighbour.end().outcome, Outcome::Killed, "turn {turn}");
     }
+}
+
+/// How long a guest is paused, in ns, that asks for the time before and after.
+const PAUSED: u64 = 200_000_000;
+
+/// Tells 1 if less time than that has passed for it, until it has read a line.
+fn looks_at_the_clock() -> String {
+    format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "clock_time_get"
+            (func $time (param i32 i64 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read"
+            (func $read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write"
+            (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 64) "ready\n")
+        (func (export "_start")
+            (drop (call $time (i32.const 1) (i64.const 0) (i32.const 128)))
+            (i32.store (i32.const 0) (i32.const 64))
+            (i32.store (i32.const 4) (i32.const 6))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (drop (call $time (i32.const 1) (i64.const 0) (i32.const 136)))
+            (call $exit (i64.lt_u
+                (i64.sub (i64.load (i32.const 136)) (i64.load (i32.const 128)))
+                (i64.const {PAUSED})))))"#
+    )
+}
+
+#[test]
+fn time_goes_on_for_a_guest_that_is_paused() {
+    let fixture = Fixture::new();
+    let (theirs, ours) = pipe();
+    let guest = Guest {
+        stdin: Input::from_fd(theirs).unwrap(),
+        ..Guest::default()
+    };
+    let running = start(&fixture.wat(&looks_at_the_clock()), guest);
+    running.line();
+    running.interrupter.pause();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_nanos(PAUSED) {
+        std::thread::yield_now();
+    }
+    running.interrupter.resume();
+    File::from(ours).write_all(b"now\n").unwrap();
+    assert_eq!(running.end().outcome, Outcome::Exited(0));
 }
