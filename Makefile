@@ -28,7 +28,7 @@ guests: ## Build the wasm programs that the tests run (target/guests)
 demo: setup build ## Run wasm images under a private containerd, narrated (root)
 	$(CARGO) run --release --locked -p integration-tests --example demo
 
-test: setup build lint unit fuzz process daemons floods javascript docker v2 ## Everything that .ci/run checks (root)
+test: setup build lint unit fuzz process daemons docker v2 ## Everything that .ci/run checks (root)
 
 lint: ## Formatting, clippy, documentation, dependency policy
 	$(CARGO) fmt --all --check
