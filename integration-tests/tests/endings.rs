@@ -14,7 +14,8 @@ use integration_tests::dialect::Dialect;
 use integration_tests::fake::FakeContainerd;
 use integration_tests::tasks::{Api, Tasks};
 use integration_tests::{guests, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
 
 const KILL: u32 = 9;
 /// What containerd gives `delete`, without the time that a busy machine takes to run it.
@@ -235,6 +236,24 @@ fn the_kernel_prefers_the_shim_to_containerd() -> Result<()> {
     run(&fake.serve(&bundle)?, &bundle)?;
     let (shim, own) = (score(&fake.shim()?.pid.to_string())?, score("self")?);
     ensure!(shim == (own + 1).min(1000), "{shim}, beside {own}");
+    Ok(())
+}
+
+/// Where the kernel has no such thing, that is an error, as it is with runc's shim.
+#[test]
+fn no_stranger_is_beside_a_shim_where_containerd_asks_for_that() -> Result<()> {
+    let mut fake = FakeContainerd::new()?;
+    let bundle = bundle(&fake, "alone", guests::spins()?)?;
+    let cookie = |process| core_scheduling_cookie(process, CoreSchedulingScope::Thread);
+    fake.environment.push(("SCHED_CORE".into(), "1".into()));
+    let Ok(own) = cookie(getpid()) else {
+        let address = fake.folder().join("nowhere").display().to_string();
+        return fails(&fake, &bundle, "SCHED_CORE", &address);
+    };
+    let pid = run(&fake.serve(&bundle)?, &bundle)?;
+    let pid = Pid::from_raw(pid.cast_signed()).context("a pid")?;
+    let guest = cookie(pid)?;
+    ensure!(guest != 0 && guest != own, "{guest}, beside {own}");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 use wasi_bundles::Bundle;
 
 use crate::StartError;
@@ -128,6 +129,9 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
         .ok_or(StartError::NoEventsAddress)?;
     let cache = CacheOptions::from_environment()?;
     let program = std::env::current_exe().map_err(StartError::io("find its own program"))?;
+    if std::env::var_os("SCHED_CORE").is_some_and(|asked| !asked.is_empty()) {
+        schedule_alone()?;
+    }
     let (answered, mut answering) = io::pipe().map_err(StartError::io("make a pipe"))?;
     // containerd 1.6 and 1.7 read it to find the shim again after their own restart. Before there is a
     // socket, because `delete` finds the socket of a `start` that was killed by it.
@@ -188,6 +192,19 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
             Ok(Started::Answered)
         }
     }
+}
+
+/// Lets no stranger run beside this process, and those that it starts, on the threads of one processor core
+/// (kernel, core-scheduling.rst). containerd asks for it by `SCHED_CORE`, from 1.6.4 on, when its configuration
+/// has `sched_core`.
+fn schedule_alone() -> Result<(), StartError> {
+    let own = rustix::process::getpid();
+    create_core_scheduling_cookie(own, CoreSchedulingScope::ThreadGroup).map_err(|error| {
+        StartError::io(
+            "have processor cores without strangers (SCHED_CORE, containerd's sched_core), which takes a \
+             kernel with CONFIG_SCHED_CORE and processors with SMT",
+        )(error.into())
+    })
 }
 
 /// Writes down who the daemon is, for `delete`.
