@@ -25,6 +25,7 @@ cases![
     a_probe_that_takes_too_long_is_ended,
     sidecars_end_with_the_shim_they_are_in,
     a_mixed_pod_survives_a_killed_containerd,
+    the_containers_of_a_mixed_pod_are_made_again,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -195,4 +196,50 @@ fn a_mixed_pod_survives_a_killed_containerd(containerd: &Containerd) -> Result<(
     ensure!(sidecar.wait()?.exit_code == 137);
     pod.remove()?;
     own.stop()
+}
+
+/// One ends again and again, as a kubelet has it under CrashLoopBackOff, and the other runs on.
+fn the_containers_of_a_mixed_pod_are_made_again(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let (sleep, exit) = (
+        image(containerd, &cri, "sleep")?,
+        image(containerd, &cri, "exit")?,
+    );
+    let linux = linux(containerd, &cri)?;
+    let pod = cri.pod("crashes").run()?;
+    let crashes = |image: &Image, args: &[&str], code: i32| -> Result<()> {
+        for attempt in 0..3 {
+            let container = pod.container("crashes", image).args(args.iter().copied());
+            let container = container.with(|config| {
+                if let Some(metadata) = &mut config.metadata {
+                    metadata.attempt = attempt;
+                }
+            });
+            let container = container.start()?;
+            let exit = container.wait()?;
+            ensure!(exit.exit_code == code, "{attempt}: {exit:?}");
+            container.remove()?;
+        }
+        Ok(())
+    };
+
+    let app = pod.container("app", &sleep).start()?;
+    app.writes("sleeping")?;
+    let pid = containerd.task(app.id()).pid()?;
+    crashes(&linux, &["exit", "9"], 9)?;
+    ensure!(
+        containerd.task(app.id()).pid()? == pid,
+        "the app is another"
+    );
+    ensure!(app.status()?.state() == ContainerState::ContainerRunning);
+
+    let sidecar = pod.container("sidecar", &linux).args(["block"]).start()?;
+    let pid = containerd.task(sidecar.id()).pid()?;
+    crashes(&exit, &["4"], 4)?;
+    ensure!(
+        containerd.task(sidecar.id()).pid()? == pid,
+        "the sidecar is another"
+    );
+    ensure!(sidecar.status()?.state() == ContainerState::ContainerRunning);
+    pod.remove()
 }
