@@ -83,28 +83,27 @@ impl Cgroups {
         cgroups
     }
 
-    /// Those of a shim whose first container is that of `bundle`: it is moved to the home that it will be given,
-    /// if that can be foreseen, before it has other threads. With version 1 it need not wait then; version 2
-    /// moves whole processes only, and the wait is better spent beside what else Create does. What is wrong with
-    /// the home [`Self::join`] will say.
+    /// Those of a shim whose first container is that of `bundle`, if that is known (the Sandbox API has none
+    /// before Create): it is moved to the home that it will be given, before it has other threads. With version 1
+    /// it need not wait then; version 2 moves whole processes only, and the wait is better spent beside what else
+    /// Create does. What is wrong with the home [`Self::join`] will say.
     #[must_use]
-    pub fn foreseen(bundle: &Path) -> Self {
+    pub fn foreseen(bundle: Option<&Bundle>) -> Self {
         let cgroups = Self::default();
-        if CgroupVersion::of_host() == CgroupVersion::V2 {
-            return cgroups;
-        }
-        let Ok(bundle) = Bundle::open(bundle) else {
-            // The Sandbox API has none before Create.
-            return cgroups;
-        };
-        let Ok(plan) = Plan::new(&bundle) else {
+        let bundle = bundle.filter(|_| CgroupVersion::of_host() == CgroupVersion::V1);
+        let Some((bundle, plan)) =
+            bundle.and_then(|bundle| Some((bundle, Plan::new(bundle).ok()?)))
+        else {
             return cgroups;
         };
-        match cgroups.join(&bundle, plan.cgroup()) {
-            Ok(()) => cgroups
-                .lock()
-                .iter_mut()
-                .for_each(|home| home.foreseen = true),
+        match cgroups.find(bundle, plan.cgroup()) {
+            Ok(home) => {
+                let foreseen = |home| Home {
+                    foreseen: true,
+                    ..home
+                };
+                *cgroups.lock() = home.map(foreseen);
+            }
             Err(error) => log::debug!("not yet: {error}"),
         }
         cgroups
@@ -147,36 +146,41 @@ impl Cgroups {
     /// [`Error::Cgroup`]; nothing that was made is left then.
     pub fn join(&self, bundle: &Bundle, cgroup: &Cgroup) -> Result<(), Error> {
         let mut home = self.lock();
-        if home.is_none()
-            && let Some(path) = home_of(cgroup, group_of(bundle))
-        {
-            let failed = |source| Error::Cgroup {
-                path: path.to_string(),
-                source,
-            };
-            let hierarchies = hierarchy::mounted().map_err(failed)?;
-            self.origin.remember(&hierarchies);
-            let mut found = Home::new(hierarchies, &path.folder());
-            if let Err(error) = found.enter(bundle.dir()) {
-                self.abandon(&found);
-                return Err(failed(error));
-            }
-            found.shared = group_of(bundle).is_some();
-            if !found.shared {
-                found.weigh(cgroup.cpu);
-            }
-            self.ceiling.moved(&found.folders);
-            *home = Some(found);
-            log::info!("the shim lives in the cgroup {path}");
+        let Some(home) = &mut *home else {
+            *home = self.find(bundle, cgroup)?;
+            return Ok(());
+        };
+        home.foreseen = false;
+        if home.missing.is_empty() {
+            return Ok(());
         }
-        if let Some(home) = &mut *home {
-            home.foreseen = false;
-            if !home.missing.is_empty() {
-                // For the `delete` of this one, which may be the last.
-                record(bundle.dir(), &home.missing).map_err(Error::host("record the cgroups"))?;
-            }
+        // For the `delete` of this one, which may be the last.
+        record(bundle.dir(), &home.missing).map_err(Error::host("record the cgroups"))
+    }
+
+    /// Moves the shim to the home that the container of `bundle` gives it, if it asks for one.
+    fn find(&self, bundle: &Bundle, cgroup: &Cgroup) -> Result<Option<Home>, Error> {
+        let Some(path) = home_of(cgroup, group_of(bundle)) else {
+            return Ok(None);
+        };
+        let failed = |source| Error::Cgroup {
+            path: path.to_string(),
+            source,
+        };
+        let hierarchies = hierarchy::mounted().map_err(failed)?;
+        self.origin.remember(&hierarchies);
+        let mut home = Home::new(hierarchies, &path.folder());
+        if let Err(error) = home.enter(bundle.dir()) {
+            self.abandon(&home);
+            return Err(failed(error));
         }
-        Ok(())
+        home.shared = group_of(bundle).is_some();
+        if !home.shared {
+            home.weigh(cgroup.cpu);
+        }
+        self.ceiling.moved(&home.folders);
+        log::info!("the shim lives in the cgroup {path}");
+        Ok(Some(home))
     }
 
     /// Whether there is a home to have cgroups below. Never waits: while it is being made there is.

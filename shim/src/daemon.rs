@@ -51,6 +51,8 @@ pub struct Inheritance {
     pub events_address: String,
     /// The first container's bundle, which has the `log` fifo.
     pub bundle: PathBuf,
+    /// What is in it, if it was there at `start`.
+    pub container: Option<Bundle>,
     /// Where the shim's own program is; the compiler lies beside it.
     pub program: PathBuf,
     /// Where compiled programs are kept.
@@ -103,7 +105,9 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
     let shim_cgroup = shim_cgroup(&stdin, &dialect);
     let ignored = ignored::options(&stdin, &dialect);
     let bundle = std::env::current_dir().map_err(StartError::io("find the working directory"))?;
-    let group = group(&bundle, &flags.id)?;
+    let container = container_in(&bundle)?;
+    let group = container.as_ref().and_then(group_of).unwrap_or(&flags.id);
+    let group = group.to_owned();
     let (chosen, debug) = match &dialect {
         Dialect::Options => (None, flags.debug),
         Dialect::Params { socket_dir, debug } => (socket_dir.as_deref(), flags.debug || *debug),
@@ -163,6 +167,7 @@ pub fn start(flags: &Flags) -> Result<Started, StartError> {
                 containerd: flags.address.clone().into(),
                 events_address,
                 bundle,
+                container,
                 program,
                 cache,
                 debug,
@@ -241,14 +246,13 @@ fn oom_score_adj() -> io::Result<i32> {
     Ok(score.saturating_add(1).min(MAX_OOM_SCORE_ADJ))
 }
 
-/// The group of the container in `bundle`. A bundle of the sandbox API may have no `config.json`
-/// (containerd `core/runtime/v2/bundle.go`): then the container is a group of its own.
-fn group(bundle: &Path, id: &str) -> Result<String, StartError> {
+/// The container in `bundle`. One of the sandbox API may have no `config.json` (containerd
+/// `core/runtime/v2/bundle.go`): then it is a group of its own.
+fn container_in(bundle: &Path) -> Result<Option<Bundle>, StartError> {
     if !bundle.join("config.json").exists() {
-        return Ok(id.to_owned());
+        return Ok(None);
     }
-    let bundle = Bundle::open(bundle)?;
-    Ok(group_of(&bundle).unwrap_or(id).to_owned())
+    Ok(Some(Bundle::open(bundle)?))
 }
 
 /// The pod or group that a bundle is of, if it is of one.

@@ -69,7 +69,7 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     let cgroups = if inheritance.has_cgroup {
         Cgroups::settled()
     } else {
-        Cgroups::foreseen(&inheritance.bundle)
+        Cgroups::foreseen(inheritance.container.as_ref())
     };
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -124,11 +124,11 @@ impl Hierarchy {
         self.controllers.iter().any(|has| has == controller)
     }
 
-    /// The file of the cgroup that this process is in for such members, opened for writing. None if that is
-    /// outside of what is mounted, or may not be written to.
-    pub(super) fn own(&self, member: Member) -> Option<File> {
+    /// The file for such members of the cgroup that the process with this `/proc/<pid>/cgroup` is in, opened for
+    /// writing. None if that is outside of what is mounted, or may not be written to.
+    pub(super) fn members(&self, table: &str, member: Member) -> Option<File> {
         let (file, _) = member.line(self.version);
-        let members = self.place()?.join(file);
+        let members = self.find_own(table)?.join(file);
         OpenOptions::new().write(true).open(members).ok()
     }
 

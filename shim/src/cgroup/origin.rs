@@ -1,6 +1,6 @@
 //! Where the shim came from: the cgroup of containerd, or of what started that.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -24,15 +24,18 @@ struct Way {
 impl Origin {
     /// Remembers where this process is, the first time.
     pub(super) fn remember(&self, hierarchies: &[Hierarchy]) {
-        let files = |member| {
-            let files = hierarchies.iter();
-            files
-                .filter_map(|hierarchy| hierarchy.own(member))
-                .collect()
-        };
-        self.0.get_or_init(|| Way {
-            processes: files(Member::Process(0)),
-            alone: files(Member::Alone),
+        self.0.get_or_init(|| {
+            let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let files = |member| {
+                let files = hierarchies.iter();
+                files
+                    .filter_map(|hierarchy| hierarchy.members(&table, member))
+                    .collect()
+            };
+            Way {
+                processes: files(Member::Process(0)),
+                alone: files(Member::Alone),
+            }
         });
     }
 
