@@ -169,11 +169,21 @@ impl Containerd {
 
     /// A `ctr` command in its namespace.
     pub fn ctr<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Invocation {
-        Invocation::new(self.configuration.version().tool("ctr"))
-            .arg("--address")
+        let ctr = Invocation::new(self.version().tool("ctr"));
+        self.client(ctr).args(args)
+    }
+
+    /// `ctr`, however it is run, told of this daemon.
+    pub(crate) fn client(&self, ctr: Invocation) -> Invocation {
+        ctr.arg("--address")
             .arg(self.socket())
             .args(["--namespace", &self.namespace])
-            .args(args)
+    }
+
+    /// The network namespace that the daemon is in.
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid()).into()
     }
 
     /// Imports and unpacks an image, once per name.

@@ -198,7 +198,7 @@ impl Docker {
     /// The network namespace that containers know as the host's.
     #[must_use]
     pub fn network(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.containerd.pid()).into()
+        self.containerd.network()
     }
 
     /// Ends dockerd with SIGTERM and starts it again; containers run on.

@@ -247,6 +247,12 @@ impl<'a> ContainerBuilder<'a> {
         self
     }
 
+    /// Which one it is of those that a kubelet has made for it; the first is 0.
+    #[must_use]
+    pub fn attempt(self, attempt: u32) -> Self {
+        self.with(|config| config.metadata.get_or_insert_default().attempt = attempt)
+    }
+
     /// Its arguments, the image's entrypoint before them.
     #[must_use]
     pub fn args<'b>(self, args: impl IntoIterator<Item = &'b str>) -> Self {

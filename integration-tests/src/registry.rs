@@ -2,7 +2,6 @@
 //! it has in that containerd's folder. It goes with its value.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -45,7 +44,7 @@ impl<'a> Registry<'a> {
         ];
         std::fs::write(&config, lines.join("\n")).context("describe the registry")?;
         let mut process = Command::new("nsenter")
-            .arg(format!("--net={}", network(containerd).display()))
+            .arg(format!("--net={}", containerd.network().display()))
             .arg(program)
             .arg("serve")
             .arg(&config)
@@ -83,13 +82,10 @@ impl<'a> Registry<'a> {
     /// `ctr image …`, in the network that the registry is in: what of it is done by `ctr`, and what by containerd,
     /// depends on the version.
     pub fn ctr<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Invocation {
-        Invocation::new("nsenter")
-            .arg(format!("--net={}", network(self.containerd).display()))
-            .arg(self.containerd.version().tool("ctr"))
-            .arg("--address")
-            .arg(self.containerd.socket())
-            .args(["--namespace", self.containerd.namespace(), "image"])
-            .args(args)
+        let ctr = Invocation::new("nsenter")
+            .arg(format!("--net={}", self.containerd.network().display()))
+            .arg(self.containerd.version().tool("ctr"));
+        self.containerd.client(ctr).arg("image").args(args)
     }
 }
 
@@ -99,8 +95,4 @@ impl Drop for Registry<'_> {
         drop(self.process.kill());
         drop(self.process.wait());
     }
-}
-
-fn network(containerd: &Containerd) -> PathBuf {
-    format!("/proc/{}/ns/net", containerd.pid()).into()
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read as _, Write as _};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -129,7 +129,6 @@ fn delete_tells_the_exit_that_a_dead_shim_had_seen() -> Result<()> {
     Ok(())
 }
 
-/// Reads lines until `count` have come, each of them the next number.
 #[test]
 fn a_shim_that_serves_others_keeps_its_shim_of_linux_containers() -> Result<()> {
     let fake = FakeContainerd::new()?;
@@ -146,7 +145,8 @@ fn a_shim_that_serves_others_keeps_its_shim_of_linux_containers() -> Result<()> 
         tasks.create(bundle)?;
         tasks.start(bundle.id())?;
     }
-    let mut child = Command::new("sleep").arg("600").spawn()?;
+    // Ends with the test in any case, by the end of its stdin.
+    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     let folder = first.path().join("runc-shim");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("sockets"), "")?;
@@ -170,6 +170,7 @@ fn a_shim_that_serves_others_keeps_its_shim_of_linux_containers() -> Result<()> 
     Ok(())
 }
 
+/// Reads lines until `count` have come, each of them the next number.
 fn read(fifo: &mut impl std::io::BufRead, next: &mut u64, count: usize) -> Result<()> {
     for _ in 0..count {
         let mut line = String::new();

@@ -1,7 +1,8 @@
 //! The installer of `deploy/`, as a node runs it: the image of its Containerfile, in a privileged pod of runc's, with the
 //! words and the mount of the manifest. What is not real is the host that is mounted there: a folder.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -71,10 +72,7 @@ fn host(containerd: &Containerd) -> Result<TempDir> {
     fs::write(config, format!("version = {version}\n"))?;
     let systemctl = host.path().join("usr/bin/systemctl");
     fs::write(&systemctl, native::program()?)?;
-    Invocation::new("chmod")
-        .arg("755")
-        .arg(systemctl)
-        .success()?;
+    fs::set_permissions(systemctl, Permissions::from_mode(0o755))?;
     Ok(host)
 }
 

@@ -58,30 +58,28 @@ fn sh(folder: &TempDir, commands: &str) -> Result<()> {
 
 /// Packs a wasm file as image `name`, and imports it with no flag at all.
 fn import(containerd: &Containerd, folder: &TempDir, name: &str, flags: &str) -> Result<Image> {
-    sh(
-        folder,
-        &format!("containerd-shim-wasi-v1 pack hello.wasm -o hello.tar --name {name} {flags}"),
-    )?;
-    let tar = folder.path().join("hello.tar");
+    let tar = pack(folder, name, flags)?;
     let ctr = containerd.ctr(["image", "import"]).arg(&tar);
     ctr.success()?;
     Ok(Image::new(name))
 }
 
-/// What `pack` makes of a wasm file, in a folder.
-pub(super) fn packed(wasm: &[u8], flags: &str) -> Result<(TempDir, PathBuf)> {
+/// Packs the wasm file of a folder as image `name`.
+pub(super) fn pack(folder: &TempDir, name: &str, flags: &str) -> Result<PathBuf> {
+    let command = "containerd-shim-wasi-v1 pack hello.wasm -o hello.tar";
+    sh(folder, &format!("{command} --name {name} {flags}"))?;
+    Ok(folder.path().join("hello.tar"))
+}
+
+/// A folder with a wasm file to pack.
+pub(super) fn folder_of(wasm: &[u8]) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("hello.wasm"), wasm)?;
-    let command = format!("containerd-shim-wasi-v1 pack hello.wasm -o hello.tar {flags}");
-    sh(&folder, &command)?;
-    let tar = folder.path().join("hello.tar");
-    Ok((folder, tar))
+    Ok(folder)
 }
 
 fn of_guest(guest: &str) -> Result<TempDir> {
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("hello.wasm"), guests::named(guest)?)?;
-    Ok(folder)
+    folder_of(&guests::named(guest)?)
 }
 
 /// How a program of the document is packed.
@@ -184,9 +182,8 @@ fn what_pack_was_told_reaches_the_guest(containerd: &Containerd) -> Result<()> {
 }
 
 fn an_export_is_an_entrypoint(containerd: &Containerd) -> Result<()> {
-    let folder = tempfile::tempdir()?;
     let wasm = wat::parse_str(r#"(module (func (export "run") (result i32) i32.const 9))"#)?;
-    fs::write(folder.path().join("hello.wasm"), wasm)?;
+    let folder = folder_of(&wasm)?;
     let flags = "--entrypoint '/hello.wasm#run'";
     let image = import(containerd, &folder, "example.test/packed-export:1", flags)?;
     let output = containerd.run(&image, "packed-export").output()?;

@@ -96,12 +96,7 @@ fn a_pod_is_made_again_after_it_was_stopped(containerd: &Containerd) -> Result<(
             }
         });
         let pod = pod.run()?;
-        let container = pod.container("sleep", &image).with(|config| {
-            if let Some(metadata) = &mut config.metadata {
-                metadata.attempt = attempt;
-            }
-        });
-        let container = container.start()?;
+        let container = pod.container("sleep", &image).attempt(attempt).start()?;
         container.writes("sleeping")?;
         let pid = u32::try_from(containerd.task(container.id()).pid()?)?;
         let (id, shim) = (container.id().to_owned(), shim_of(containerd, pid)?);

@@ -182,11 +182,7 @@ fn a_container_that_ended_is_made_again(containerd: &Containerd) -> Result<()> {
         let container = pod
             .container("again", &image)
             .args(["4"])
-            .with(|config| {
-                if let Some(metadata) = &mut config.metadata {
-                    metadata.attempt = attempt;
-                }
-            })
+            .attempt(attempt)
             .start()?;
         let status = container.wait()?;
         ensure!(status.exit_code == 4, "{status:?}");

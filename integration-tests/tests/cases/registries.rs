@@ -9,7 +9,7 @@ use integration_tests::image::Image;
 use integration_tests::layout::{Layout, Manifest};
 use integration_tests::registry::Registry;
 
-use super::packing::packed;
+use super::packing::{folder_of, pack};
 
 cases![what_is_packed_is_pushed_pulled_and_run];
 
@@ -33,8 +33,8 @@ pub(crate) const NODE: &[crate::Case] = &[
 /// Packs a guest, and pushes it as `name`; containerd forgets it then.
 fn push(registry: &Registry<'_>, name: &str, wasm: &[u8], flags: &str) -> Result<String> {
     let reference = registry.reference(name);
-    let (_folder, tar) = packed(wasm, &format!("--name {reference} {flags}"))?;
-    let tar = tar.display().to_string();
+    let folder = folder_of(wasm)?;
+    let tar = pack(&folder, &reference, flags)?.display().to_string();
     // 1.6 has it all then, and yet fails where it cannot unpack.
     drop(registry.ctr(["import", &tar]).output()?);
     move_to(registry, &reference)?;

@@ -210,12 +210,7 @@ fn the_containers_of_a_mixed_pod_are_made_again(containerd: &Containerd) -> Resu
     let crashes = |image: &Image, args: &[&str], code: i32| -> Result<()> {
         for attempt in 0..3 {
             let container = pod.container("crashes", image).args(args.iter().copied());
-            let container = container.with(|config| {
-                if let Some(metadata) = &mut config.metadata {
-                    metadata.attempt = attempt;
-                }
-            });
-            let container = container.start()?;
+            let container = container.attempt(attempt).start()?;
             let exit = container.wait()?;
             ensure!(exit.exit_code == code, "{attempt}: {exit:?}");
             container.remove()?;
