@@ -79,7 +79,7 @@ impl Artifact {
     pub(crate) fn new(engine: &Engine, means: Means, sha256: [u8; 32]) -> Self {
         Self {
             engine: engine.clone(),
-            code: means.code().clone(),
+            code: means.mapped().code().clone(),
             means,
             sha256,
             room: None,

@@ -29,6 +29,7 @@ use crate::fence::Fence;
 use crate::folder::{self, Folder};
 use crate::interrupt::Means;
 use crate::landing::Landing;
+use crate::mapped::Mapped;
 use crate::shared::{EntryFile, Shared};
 use crate::{Artifact, Compiler, Composition, Engine, Error, Pool, Progress};
 
@@ -168,12 +169,13 @@ impl Cache {
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Means, Error> {
         let entry = EntryFile::of(&file).map_err(Error::cache("read an entry"))?;
+        let mapped = Mapped::new(code, file);
         let means = match engine.settings().interruption {
             Interruption::Fence => {
                 let landing = self.landing(engine, watch)?;
-                Means::Fence(Arc::new(Fence::new(code, file, landing)?))
+                Means::Fence(Arc::new(Fence::new(mapped, landing)?))
             }
-            Interruption::Epoch => Means::Epoch(engine.shared(), Arc::new(code)),
+            Interruption::Epoch => Means::Epoch(engine.shared(), Arc::new(mapped)),
         };
         Ok(self.shared.means(engine, entry, means))
     }

@@ -1,9 +1,9 @@
 //! A cache entry's file: the artifact, then a trailer that says whether it is whole.
 //!
 //! ```text
-//! ┌────────────────────┬───────────────────────────┬──────────────┐
-//! │ artifact (ELF)     │ SHA-256 of the artifact   │ "WASICWA1"   │
-//! └────────────────────┴───────────────────────────┴──────────────┘
+//! ┌────────────────┬───────────┬────────────────────────────┬──────────────┐
+//! │ artifact (ELF) │ positions │ SHA-256 of what is before  │ "WASICWA1"   │
+//! └────────────────┴───────────┴────────────────────────────┴──────────────┘
 //! ```
 //!
 //! wasmtime maps the file from its start and does not mind what follows the ELF. A file cut short has
@@ -62,6 +62,11 @@ impl Digest {
         }
         Ok(Self(hash.finalize().into()))
     }
+}
+
+/// Where what the compiler wrote ends in an entry of this many bytes.
+pub(crate) fn artifact_end(length: u64) -> u64 {
+    length.saturating_sub(TRAILER as u64)
 }
 
 /// Appends the trailer to an artifact that is complete, and puts it on disk.

@@ -46,7 +46,6 @@
 //!   is to be split, is tried again: a fence that does not come down would stop guests that nobody meant.
 
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
@@ -57,9 +56,9 @@ use rustix::mm::{MprotectFlags, mprotect};
 use rustix::thread::futex;
 
 use crate::Error;
-use crate::artifact::Code;
 use crate::divertible::{Divertible, MOVE, moves_frame};
 use crate::landing::Landing;
+use crate::mapped::Mapped;
 
 /// What the kernel protects at a time, on the processor that fences are for.
 const PAGE: usize = 4096;
@@ -69,9 +68,8 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// The fence of one artifact. All guests that run it share it.
 pub(crate) struct Fence {
-    code: Code,
-    /// What the code was mapped from, and where its text is there.
-    file: File,
+    mapped: Mapped,
+    /// Where the text is in the file that the code was mapped from.
     begin: u64,
     text: Range<usize>,
     landing: Landing,
@@ -100,12 +98,13 @@ impl fmt::Debug for Fence {
 }
 
 impl Fence {
-    /// The fence of `code`, which was mapped from the start of `file`.
+    /// The fence of the code of `mapped`.
     ///
     /// # Errors
     ///
     /// [`Error::Engine`] if the text shares a page with something else.
-    pub(crate) fn new(code: Code, file: File, landing: Landing) -> Result<Self, Error> {
+    pub(crate) fn new(mapped: Mapped, landing: Landing) -> Result<Self, Error> {
+        let code = mapped.code();
         let text = code.text().as_ptr_range();
         let text = text.start.addr()..text.end.addr();
         if !text.start.is_multiple_of(PAGE) || !text.end.is_multiple_of(PAGE) {
@@ -116,8 +115,7 @@ impl Fence {
         Ok(Self {
             begin: (text.start - code.image().as_ptr().addr()) as u64,
             text,
-            code,
-            file,
+            mapped,
             landing,
             divertible: OnceLock::new(),
             up: AtomicU32::new(0),
@@ -126,8 +124,8 @@ impl Fence {
     }
 
     /// What it stands around.
-    pub(crate) fn code(&self) -> &Code {
-        &self.code
+    pub(crate) fn mapped(&self) -> &Mapped {
+        &self.mapped
     }
 
     /// Whether `pc` is in the code.
@@ -148,7 +146,7 @@ impl Fence {
     fn moves_frame_at(&self, offset: usize) -> bool {
         let mut code = [0; MOVE];
         // The file is longer than its text: it is read whole, or not at all.
-        let read = rustix::io::pread(&self.file, &mut code, self.begin + offset as u64);
+        let read = rustix::io::pread(self.mapped.file(), &mut code, self.begin + offset as u64);
         read != Ok(MOVE) || moves_frame(code)
     }
 
@@ -173,7 +171,7 @@ impl Fence {
             return;
         }
         self.divertible
-            .get_or_init(|| Divertible::of(self.code.image(), self.text.len()));
+            .get_or_init(|| Divertible::of(self.mapped.code().image(), self.text.len()));
         self.up.store(1, SeqCst);
         // A part of it may be up when it fails.
         if self.protect(MprotectFlags::empty()).is_ok() {
@@ -199,7 +197,7 @@ impl Fence {
 
     #[allow(unsafe_code, reason = "changing a protection has no safe interface")]
     fn protect(&self, flags: MprotectFlags) -> rustix::io::Result<()> {
-        // SAFETY: the range is the text of `self.code`, which keeps it mapped, whole pages of it as
+        // SAFETY: the range is the text of `self.mapped`, which keeps it mapped, whole pages of it as
         // wasmtime itself protects it. Nobody writes to it, or reads it but who executes it; who does that
         // meanwhile faults, and is looked after by `crate::interrupt`: every store that runs this code
         // is made by `Artifact::prepare` and has its handler.

@@ -41,9 +41,9 @@ use tokio::sync::watch;
 use self::guarded::Guarded;
 pub(crate) use self::switch::Switch;
 use self::switch::{HELD, IN, KILL, PAUSE, THROTTLE};
-use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::{Fence, wait, wake};
+use crate::mapped::Mapped;
 use crate::urgency::Urgency;
 
 /// How long the caller of an order waits itself, before it leaves the rest to a thread.
@@ -74,15 +74,15 @@ struct Crew {
 #[derive(Clone)]
 pub(crate) enum Means {
     Fence(Arc<Fence>),
-    Epoch(WasmtimeEngine, Arc<Code>),
+    Epoch(WasmtimeEngine, Arc<Mapped>),
 }
 
 impl Means {
     /// The code of the guests that it stops.
-    pub(crate) fn code(&self) -> &Code {
+    pub(crate) fn mapped(&self) -> &Mapped {
         match self {
-            Self::Fence(fence) => fence.code(),
-            Self::Epoch(_, code) => code,
+            Self::Fence(fence) => fence.mapped(),
+            Self::Epoch(_, mapped) => mapped,
         }
     }
 }

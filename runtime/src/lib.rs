@@ -143,6 +143,7 @@ pub mod internals;
 mod interrupt;
 mod landing;
 mod limits;
+mod mapped;
 mod meter;
 mod middleware;
 mod module;
@@ -158,6 +159,7 @@ mod stdio;
 mod telemetry;
 mod throttle;
 mod tls;
+mod trace;
 mod urgency;
 
 pub use artifact::Artifact;

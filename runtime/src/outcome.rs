@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::Trap;
 use wasmtime_wasi::{I32Exit, ResourceTableError};
 
-use crate::Limits;
 use crate::limits::MemoryLimitHit;
+use crate::mapped::Mapped;
+use crate::{Limits, trace};
 
 /// How a guest ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl fmt::Display for Countable {
 
 impl Outcome {
     /// Reads the outcome of a call into the guest.
-    pub(crate) fn of(result: wasmtime::Result<u32>, limits: &Limits) -> Self {
+    pub(crate) fn of(result: wasmtime::Result<u32>, limits: &Limits, mapped: &Mapped) -> Self {
         let error = match result {
             Ok(code) => return Self::Exited(code),
             Err(error) => error,
@@ -94,11 +95,7 @@ impl Outcome {
         if let Some((what, limit)) = too_many(&error, limits) {
             return Self::TooMany { what, limit };
         }
-        // Not the error's own `Debug`, which has the host's stack in it when RUST_BACKTRACE is set.
-        let mut trace = format!("{}\n", error.root_cause());
-        if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-            trace.push_str(&format!("{backtrace}\n"));
-        }
+        let trace = trace::of(&error, mapped);
         if error.downcast_ref::<Trap>() == Some(&Trap::StackOverflow) {
             return Self::StackOverflow { trace };
         }

@@ -154,7 +154,7 @@ impl Prepared {
             Program::Serving(team) => team.run(&interrupter).await.map(|()| Ok(0)),
         };
         let outcome = match (ended, &deadline) {
-            (Some(result), _) => Outcome::of(result, &limits),
+            (Some(result), _) => Outcome::of(result, &limits, interrupter.means().mapped()),
             (None, Some(deadline)) if deadline.has_passed() => Outcome::DeadlineExceeded {
                 after: deadline.after,
             },

@@ -16,6 +16,7 @@ use crate::artifact::Code;
 use crate::engine::WasmtimeEngine;
 use crate::fence::Fence;
 use crate::interrupt::Means;
+use crate::mapped::Mapped;
 
 /// Code by the entry it was mapped from, and whether a pool's engine did that.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ pub(crate) struct EntryFile {
 #[derive(Debug)]
 enum Known {
     Fence(Weak<Fence>),
-    Epoch(WasmtimeEngine, Weak<Code>),
+    Epoch(WasmtimeEngine, Weak<Mapped>),
 }
 
 impl EntryFile {
@@ -51,16 +52,16 @@ impl Known {
     fn of(means: &Means) -> Self {
         match means {
             Means::Fence(fence) => Self::Fence(Arc::downgrade(fence)),
-            Means::Epoch(engine, code) => Self::Epoch(engine.clone(), Arc::downgrade(code)),
+            Means::Epoch(engine, mapped) => Self::Epoch(engine.clone(), Arc::downgrade(mapped)),
         }
     }
 
     fn means(&self) -> Option<Means> {
         match self {
             Self::Fence(fence) => fence.upgrade().map(Means::Fence),
-            Self::Epoch(engine, code) => {
-                let code = code.upgrade()?;
-                Some(Means::Epoch(engine.clone(), code))
+            Self::Epoch(engine, mapped) => {
+                let mapped = mapped.upgrade()?;
+                Some(Means::Epoch(engine.clone(), mapped))
             }
         }
     }
@@ -68,7 +69,7 @@ impl Known {
     fn is_used(&self) -> bool {
         match self {
             Self::Fence(fence) => fence.strong_count() > 0,
-            Self::Epoch(_, code) => code.strong_count() > 0,
+            Self::Epoch(_, mapped) => mapped.strong_count() > 0,
         }
     }
 }
@@ -78,7 +79,7 @@ impl Shared {
     pub(crate) fn code(&self, engine: &Engine, file: EntryFile) -> Option<Code> {
         let key = (file, engine.is_pooled());
         let means = self.known().get(&key)?.means()?;
-        is_for(engine, &means).then(|| means.code().clone())
+        is_for(engine, &means).then(|| means.mapped().code().clone())
     }
 
     /// What stops the guests of the code that was mapped from `file` for `engine`: `made`, unless somebody
@@ -103,5 +104,5 @@ impl Shared {
 }
 
 fn is_for(engine: &Engine, means: &Means) -> bool {
-    wasmtime::Engine::same(means.code().engine(), engine.wasmtime())
+    wasmtime::Engine::same(means.mapped().code().engine(), engine.wasmtime())
 }

@@ -1,4 +1,4 @@
-//! `containerd-shim-wasi-compile SHA256 SETTINGS`: wasm on stdin, a wasmtime artifact on stdout. With
+//! `containerd-shim-wasi-compile SHA256 SETTINGS`: wasm on stdin, a wasmtime artifact and its [`Positions`] on stdout. With
 //! `SHA256:SIZE:NAME` for each of several components, that are on stdin one after the other, instead of one
 //! digest: they are composed into one first.
 //!
@@ -9,6 +9,7 @@
 
 mod composition;
 mod filter;
+mod strides;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use sha2::{Digest, Sha256};
-use wasi_settings::{EXIT_ASYNCHRONOUS, MAX_WASM, Settings};
+use wasi_settings::{EXIT_ASYNCHRONOUS, MAX_WASM, Positions, Settings};
 use wasmtime::Engine;
 
 /// Address space, in bytes. Cranelift took 0.85 GiB for a 16 MB Ruby; more than this is an attack.
@@ -181,21 +182,33 @@ fn compile(engine: &Engine, order: &Order) -> Result<(), String> {
         }
         Order::Several(parts) => composed(&wasm, parts)?,
     };
-    let artifact = if is_component(&wasm) {
-        engine.precompile_component(&wasm)
-    } else {
-        engine.precompile_module(&wasm)
-    }
-    .map_err(|error| reason(&format!("{error:#}")))?;
+    let (mut artifact, positions) = match strides::strided(&wasm) {
+        // What is refused now, if the module itself is not, has become larger than a module may be.
+        Some(strided) => match precompile(engine, &strided.wasm) {
+            Ok(artifact) => (artifact, strided.positions),
+            Err(_) => (precompile(engine, &wasm)?, Positions::default()),
+        },
+        None => (precompile(engine, &wasm)?, Positions::default()),
+    };
     if artifact.len() as u64 > MAX_ARTIFACT {
         return Err(format!(
             "its machine code is larger than {} MiB",
             MAX_ARTIFACT >> 20
         ));
     }
+    artifact.extend(positions.to_bytes());
     std::io::stdout()
         .write_all(&artifact)
         .map_err(|error| format!("cannot write the artifact: {error}"))
+}
+
+fn precompile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, String> {
+    if is_component(wasm) {
+        engine.precompile_component(wasm)
+    } else {
+        engine.precompile_module(wasm)
+    }
+    .map_err(|error| reason(&format!("{error:#}")))
 }
 
 fn check(wasm: &[u8], expected: &str) -> Result<(), String> {

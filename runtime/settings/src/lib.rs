@@ -4,7 +4,11 @@
 //! has none), and wasmtime refuses an artifact whose settings differ from the engine's. So both
 //! programs take their [`Config`] from here, and [`fingerprint`] names the combination in the cache.
 
+mod positions;
+
 use wasmtime::{Collector, Config};
+
+pub use positions::Positions;
 
 /// The version of wasmtime that the workspace builds with; a test holds it to `Cargo.lock`.
 pub const WASMTIME_VERSION: &str = "48.0.8";
@@ -16,7 +20,7 @@ pub const MAX_WASM: u64 = 256 << 20;
 pub const EXIT_ASYNCHRONOUS: u8 = 3;
 
 /// Raised whenever [`config`] changes, so that entries of older settings are not even looked at.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// How a guest that computes is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -124,7 +124,10 @@ async fn run(
             }
             return;
         }
-        Some(Err(error)) => Some(Cause::of(Outcome::of(Err(error), &guest.limits))),
+        Some(Err(error)) => {
+            let mapped = interrupter.means().mapped();
+            Some(Cause::of(Outcome::of(Err(error), &guest.limits, mapped)))
+        }
         None => {
             let exceeded = waiting.as_ref().and_then(|waiting| waiting.exceeded());
             exceeded.map(Cause::Late)

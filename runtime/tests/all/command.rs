@@ -179,6 +179,37 @@ fn a_trap_names_the_functions_and_comes_after_what_was_written() {
     assert!(inner.is_some() && inner < outer, "{trace}");
 }
 
+/// Long copies are made in strides, by functions that the compiler adds and calls in the place of instructions.
+#[test]
+fn a_trap_is_told_by_its_place_in_the_module_that_people_have() {
+    let program = wasm::module(
+        r#"(func $fills (param i32) (memory.fill (i32.const 0) (i32.const 1) (local.get 0)))
+        (func (export "_start")
+            (call $fills (i32.const 100000))
+            (drop (i32.const 77777))
+            (call $fills (i32.const 1000000)))"#,
+    );
+    let wasm = wat::parse_str(&program).unwrap();
+    let at = |bytes: &[u8], after| {
+        let found = wasm.windows(bytes.len()).position(|window| window == bytes);
+        format!("{:#x} - ", found.unwrap() + after)
+    };
+    // The instruction itself; the call after `i32.const 77777`, `drop` and `i32.const 1000000`.
+    let fill = at(&[0xfc, 0x0b, 0], 0);
+    let call = at(&[0x41, 0xd1, 0xdf, 0x04, 0x1a], 9);
+    for fixture in [Fixture::new(), Fixture::with_epochs()] {
+        let ran = fixture.run(&program, Guest::default());
+        let trace = ran.trace();
+        let lines: Vec<&str> = trace.lines().map(str::trim_start).collect();
+        let [cause, _, first, second] = lines[..] else {
+            panic!("{trace}");
+        };
+        assert_eq!(cause, "wasm trap: out of bounds memory access");
+        assert!(first.contains(&fill) && first.contains("fills"), "{trace}");
+        assert!(second.contains(&call), "{trace}");
+    }
+}
+
 #[test]
 fn a_trap_of_a_component_is_told_as_well() {
     let component = wasm::command(
