@@ -76,16 +76,30 @@ pub fn spins() -> Result<Vec<u8>> {
 ///
 /// Never, with text that parses.
 pub fn copies() -> Result<Vec<u8>> {
-    module(
+    copies_of(1 << 20)
+}
+
+fn copies_of(bytes: u32) -> Result<Vec<u8>> {
+    module(&format!(
         r#"(module
             (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 33)
+            (memory (export "memory") {pages})
             (data (i32.const 0) "\10\00\00\00\08\00\00\00")
             (data (i32.const 16) "copying\n")
             (func (export "_start")
                 (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-                (loop (memory.copy (i32.const 1048576) (i32.const 65536) (i32.const 1048576)) (br 0))))"#,
-    )
+                (loop (memory.copy (i32.const {bytes}) (i32.const 65536) (i32.const {bytes})) (br 0))))"#,
+        pages = (bytes >> 15) + 1,
+    ))
+}
+
+/// A module that says `copying` and copies a gigabyte in its memory, again and again.
+///
+/// # Errors
+///
+/// Never, with text that parses.
+pub fn long_copies() -> Result<Vec<u8>> {
+    copies_of(1 << 30)
 }
 
 /// A module that counts to this number, and ends.
@@ -308,6 +322,7 @@ mod tests {
             super::writes("hello"),
             super::spins(),
             super::copies(),
+            super::long_copies(),
             super::counts_to(3),
             super::grows(),
             super::fills(1),

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use containerd_shim_protos::api::{
     CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
-    DeleteRequest, DeleteResponse, KillRequest, PidsRequest, PidsResponse, ResizePtyRequest,
-    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
-    StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+    DeleteRequest, DeleteResponse, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -219,6 +219,36 @@ impl Tasks {
             &KillRequest {
                 id: id.into(),
                 signal,
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Pauses a task.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn pause(&self, id: &str) -> ttrpc::Result<Empty> {
+        self.call(
+            "Pause",
+            &PauseRequest {
+                id: id.into(),
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Resumes a task.
+    ///
+    /// # Errors
+    ///
+    /// What the shim answers.
+    pub fn resume(&self, id: &str) -> ttrpc::Result<Empty> {
+        self.call(
+            "Resume",
+            &ResumeRequest {
+                id: id.into(),
                 ..Default::default()
             },
         )

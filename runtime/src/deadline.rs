@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::urgency::Urgency;
 use crate::{Error, Interrupter};
@@ -18,23 +18,42 @@ use crate::{Error, Interrupter};
 pub(crate) struct Deadline {
     pub(crate) after: Duration,
     passed: Arc<AtomicBool>,
-    start: Option<Sender<()>>,
+    clock: Option<Clock>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the time of a guest that has a deadline: whoever lets it go can do that at once, while its thread may
+/// wait for a turn first. Clones start the same time, which starts once.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    start: Sender<Instant>,
+    started: Arc<AtomicBool>,
+}
+
+impl Clock {
+    /// The guest starts. Nothing happens to one that did before, or has ended.
+    pub fn start(self) {
+        if !self.started.swap(true, SeqCst) {
+            // A thread that is gone has nobody to end, or was lost to a panic, which its hook has told.
+            let _ = self.start.send(Instant::now());
+        }
+    }
 }
 
 impl Deadline {
     /// A deadline for a guest that has not started.
     pub(crate) fn new(after: Duration, interrupter: Interrupter) -> Result<Self, Error> {
-        let (start, started) = channel::<()>();
+        let (start, started) = channel::<Instant>();
         let passed = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&passed);
         let thread = std::thread::Builder::new().name("wasi-deadline".to_owned());
         let thread = thread.spawn(move || {
             Urgency::of_orders();
             // An error is the guest having ended, or never begun.
-            if started.recv().is_ok()
-                && started.recv_timeout(after) == Err(RecvTimeoutError::Timeout)
-            {
+            let Ok(begin) = started.recv() else { return };
+            // This thread may have had its first turn only now.
+            let left = after.saturating_sub(begin.elapsed());
+            if started.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
                 told.store(true, SeqCst);
                 interrupter.kill();
             }
@@ -46,17 +65,17 @@ impl Deadline {
         Ok(Self {
             after,
             passed,
-            start: Some(start),
+            clock: Some(Clock {
+                start,
+                started: Arc::default(),
+            }),
             thread: Some(thread),
         })
     }
 
-    /// The guest starts.
-    pub(crate) fn start(&self) {
-        if let Some(start) = &self.start {
-            // A thread that is gone was lost to a panic, which its hook has told.
-            let _ = start.send(());
-        }
+    /// What starts it. Not to be kept: the deadline's end waits for the last one.
+    pub(crate) fn clock(&self) -> Option<Clock> {
+        self.clock.clone()
     }
 
     /// Whether it has ended the guest.
@@ -67,7 +86,7 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.start = None;
+        self.clock = None;
         if let Some(thread) = self.thread.take() {
             // At once: it is in no poll. It must be gone before the guest's thread, whose namespaces it is in.
             drop(thread.join());

@@ -244,9 +244,10 @@ impl Interrupter {
             Urgency::of_orders();
             persistent.insist();
         });
-        if started.is_err() {
+        match started {
+            Ok(thread) => Urgency::of_starting(&thread),
             // Late is better than never.
-            self.insist();
+            Err(_) => self.insist(),
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use wasmtime::Store;
 
 use crate::call::Call;
-use crate::deadline::Deadline;
+use crate::deadline::{Clock, Deadline};
 use crate::host::Host;
 use crate::pool::Reserved;
 use crate::serve::{Handler, Team};
@@ -123,6 +123,12 @@ impl Prepared {
         self.budget.usage()
     }
 
+    /// Starts its time, if it has a deadline, sooner than [`Self::run`] does, which may have to wait for a processor.
+    #[must_use]
+    pub fn clock(&self) -> Option<Clock> {
+        self.deadline.as_ref().and_then(Deadline::clock)
+    }
+
     /// Runs the guest to its end, on the thread that polls, within a tokio runtime. That has to be one
     /// thread from the first poll to the last: its processor time is what the budget pays.
     ///
@@ -139,8 +145,8 @@ impl Prepared {
             stdout,
             stderr,
         } = self;
-        if let Some(deadline) = &deadline {
-            deadline.start();
+        if let Some(clock) = deadline.as_ref().and_then(Deadline::clock) {
+            clock.start();
         }
         // Its files and sockets are closed before anybody hears of its end.
         let ended = match program {

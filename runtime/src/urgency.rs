@@ -4,8 +4,8 @@
 //! while the fence is up: urgent, it can leave the host or fault, and not compute. Whoever lacks the
 //! privilege (`CAP_SYS_NICE`) stops guests later.
 //!
-//! The threads that give orders themselves, in the name of a quota or a deadline, weigh ten times as much as
-//! others (nice(2)) for as long as they live: they do little and sleep, and a quota is kept as exactly as they
+//! The threads that give orders themselves, in the name of a quota or a deadline, come first
+//! ([`come_first`]) for as long as they live: they do little and sleep, and a quota is kept as exactly as they
 //! are punctual. They are no real-time threads, as a process that has one can join few cgroups of version 1.
 //!
 //! A guest that is killed has a thread with some things to do yet, none of them the guest's. That one weighs as
@@ -16,12 +16,21 @@
 //! What an urgent thread starts is ordinary: `SCHED_RESET_ON_FORK`. It is never taken back, as that needs the
 //! privilege, which a guest's thread may have given up since.
 
+use std::io;
+use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::thread::JoinHandle;
 
 use rustix::process::setpriority_process;
 
 /// The priority of a thread that gives orders, or whose guest was killed, as nice(2) counts.
 const HASTE: i32 = -10;
+/// How long a turn of a thread that gives orders is, in nanoseconds: the least that may be asked for.
+const TURN: u64 = 100_000;
+/// The size of the first version of `struct sched_attr`, which every kernel knows.
+const ATTRIBUTES: u32 = 48;
+/// `SCHED_FLAG_RESET_ON_FORK`
+const RESET_ON_FORK: u64 = 1;
 
 /// The thread that polls a guest, and whether it may have been made urgent.
 #[derive(Debug, Default)]
@@ -102,10 +111,52 @@ impl Urgency {
         }
     }
 
-    /// Gives the calling thread, which gives orders and sleeps, its weight.
+    /// Lets the calling thread, which gives orders and sleeps, come first.
     pub(crate) fn of_orders() {
-        schedule(0, libc::SCHED_OTHER, 0);
-        let _hastened = setpriority_process(None, HASTE);
+        // As for `schedule`: without the privilege nothing happens.
+        let _preferred = come_first();
+    }
+
+    /// Has a thread that was just started, and is [one of those](Self::of_orders), begin at once: a new one takes its place
+    /// behind all that compute.
+    #[allow(unsafe_code, reason = "there is no safe interface")]
+    pub(crate) fn of_starting(thread: &JoinHandle<()>) {
+        let parameters = libc::sched_param { sched_priority: 1 };
+        // SAFETY: the thread has not been joined or detached, so its handle is valid, ended or not. `parameters`
+        // is read during the call.
+        let _done = unsafe {
+            let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+            libc::pthread_setschedparam(thread.as_pthread_t(), policy, &raw const parameters)
+        };
+    }
+}
+
+/// Lets the calling thread come before those that compute, whenever it wakes. It is to sleep nearly always: it gets ten times
+/// the weight of others (nice(2)), and turns of a tenth of a millisecond, so that it has not to wait for the end of
+/// another's turn, which may be milliseconds (sched_setattr(2), `sched_runtime`, from Linux 6.12; before, that is ignored).
+/// What it starts, threads and programs, is ordinary.
+///
+/// # Errors
+///
+/// The system's: it takes `CAP_SYS_NICE`.
+#[allow(unsafe_code, reason = "there is no safe interface")]
+pub fn come_first() -> io::Result<()> {
+    let attributes = libc::sched_attr {
+        size: ATTRIBUTES,
+        sched_policy: libc::SCHED_OTHER.cast_unsigned(),
+        sched_flags: RESET_ON_FORK,
+        sched_nice: HASTE,
+        sched_priority: 0,
+        sched_runtime: TURN,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads as many bytes of `attributes` as it has, during the call, and keeps no pointer.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

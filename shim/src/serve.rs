@@ -14,7 +14,7 @@ use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
+use wasi_runtime::come_first;
 
 use crate::cgroup::Cgroups;
 use crate::containers::Containers;
@@ -40,8 +41,6 @@ use crate::{events, logger};
 
 /// How long a shim without any container waits for its first.
 const ORPHAN: Duration = Duration::from_secs(60);
-/// The priority of the thread that answers, as nice(2) counts: ten times the weight of an ordinary one.
-const NICE: i32 = -10;
 /// For the containers of a shim that is told to go by a signal.
 const ENDS: Duration = Duration::from_secs(2);
 /// For events at exit. With the answers less than `delete` waits for a shim that leaves (`recover.rs`).
@@ -63,6 +62,8 @@ pub fn serve(inheritance: Inheritance) -> io::Result<()> {
     if let Err(error) = raise_open_files() {
         log::warn!("cannot have more open files: {error}");
     }
+    // Beside fifty guests that compute, an ordinary thread has its turn after a tenth of a second. This one does
+    // little, and is what stops them.
     if let Err(error) = come_first() {
         log::warn!("answers wait for their turn beside guests that compute: {error}");
     }
@@ -99,21 +100,6 @@ fn raise_open_files() -> io::Result<()> {
         ..own
     };
     Ok(setrlimit(Resource::Nofile, most)?)
-}
-
-/// Beside fifty guests that compute, a thread that is one of them has its turn after a tenth of a second.
-/// This one does little, and is what stops them. What it starts, threads and programs, is ordinary:
-/// `SCHED_RESET_ON_FORK` (sched(7)).
-#[allow(unsafe_code, reason = "there is no safe interface")]
-fn come_first() -> io::Result<()> {
-    let ordinary = libc::sched_param { sched_priority: 0 };
-    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: the kernel reads `ordinary` during the call and keeps no pointer.
-    if unsafe { libc::sched_setscheduler(0, policy, &raw const ordinary) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Of the calling thread (setpriority(2), "C library/kernel differences").
-    Ok(setpriority_process(None, NICE)?)
 }
 
 async fn run(inheritance: Inheritance, cgroups: &Cgroups) -> io::Result<()> {

@@ -14,8 +14,8 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::instance::Kept;
 use super::{Server, connection};
-use crate::Interrupter;
 use crate::middleware::Connections;
+use crate::{Interrupter, Outcome};
 
 /// How long nobody accepts after the system had no descriptor for another connection.
 const BREATHER: Duration = Duration::from_millis(50);
@@ -91,14 +91,19 @@ impl Local {
 
 impl Worker {
     /// Serves until the service has finished or is killed. On the thread that polls, within a tokio runtime
-    /// of one thread, from the first poll to the last.
-    pub async fn run(self) {
+    /// of one thread, from the first poll to the last. The outcome is one of these two.
+    pub async fn run(self) -> Outcome {
         let mut leaving = Leaving {
             leave: self.leave.clone(),
             farewell: Farewell::Panicked,
         };
         let finished = self.work().await;
-        leaving.farewell = finished.map_or(Farewell::Killed, |()| Farewell::Done);
+        let (farewell, outcome) = match finished {
+            Some(()) => (Farewell::Done, Outcome::Exited(0)),
+            None => (Farewell::Killed, Outcome::Killed),
+        };
+        leaving.farewell = farewell;
+        outcome
     }
 
     /// `None` when it was killed.

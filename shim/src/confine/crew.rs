@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use wasi_runtime::{Budget, Worker};
 
-use super::thread::{POOL, thread_id};
+use super::thread::{patience, thread_id};
 use super::{Error, runtime};
 
 /// The threads, which are parked until [`Self::release`]; dropped before, they end.
@@ -38,8 +38,8 @@ impl Crew {
                     // Who made it waits for this.
                     let _ = tell.send(thread_id());
                     if released.recv().is_ok() {
-                        runtime.block_on(worker.run());
-                        pool.end(runtime, POOL);
+                        let outcome = runtime.block_on(worker.run());
+                        pool.end(runtime, patience(&outcome));
                     }
                 })
                 .map_err(Error::host("start another thread that serves HTTP"))?;

@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use wasi_runtime::{Interrupter, Outcome, Prepared, Usage};
+use wasi_runtime::{Clock, Interrupter, Outcome, Prepared, Usage};
 
 use super::crew::Crew;
 use crate::Error;
 use crate::place::Place;
 use crate::pool::Pool;
 
-/// How long a guest's end waits for threads that still work for it: file operations that were handed
-/// to the pool. One that is stuck for good is left behind.
-pub(super) const POOL: Duration = Duration::from_millis(50);
+/// How long a guest's end waits for threads that still work for it: file operations and name lookups that
+/// were handed to the pool. One that takes longer is left behind.
+const POOL: Duration = Duration::from_millis(50);
+
+/// The same for a guest that was told to end: a lookup, which no signal ends, may take ten seconds.
+const POOL_AFTER_KILL: Duration = Duration::from_millis(5);
 
 /// How long a thread that has ended may take to leave its namespaces before nobody waits any more.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -29,6 +32,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub struct Parked {
     place: Option<Arc<Place>>,
     usage: Option<Usage>,
+    clock: Option<Clock>,
     crew: Vec<u32>,
     release: oneshot::Sender<()>,
     running: Running,
@@ -63,6 +67,7 @@ struct Outside {
     place: Option<Arc<Place>>,
     grip: Grip,
     usage: Option<Usage>,
+    clock: Option<Clock>,
     crew: Vec<u32>,
 }
 
@@ -80,6 +85,7 @@ impl Made {
                 place: Some(place),
                 grip: Grip::Guest(prepared.interrupter()),
                 usage: Some(prepared.usage()),
+                clock: prepared.clock(),
                 crew: crew.threads(),
             },
             run: Box::new(move || run(prepared, runtime, &pool, crew)),
@@ -94,6 +100,7 @@ impl Made {
                 place: None,
                 grip: Grip::Holder(tell),
                 usage: None,
+                clock: None,
                 crew: Vec::new(),
             },
             run: Box::new(move || {
@@ -133,6 +140,7 @@ pub(super) async fn deliver(
         Ok(Ok((outside, pid))) => Ok(Parked {
             place: outside.place,
             usage: outside.usage,
+            clock: outside.clock,
             crew: outside.crew,
             release,
             running: Running {
@@ -165,8 +173,21 @@ fn run(prepared: Prepared, runtime: Runtime, pool: &Pool, crew: Crew) -> Outcome
     let crew = crew.release();
     let outcome = runtime.block_on(prepared.run());
     crew.join();
-    pool.end(runtime, POOL);
+    pool.end(runtime, patience(&outcome));
     outcome
+}
+
+/// How long to wait for the pool of a guest that has ended like this.
+pub(super) fn patience(outcome: &Outcome) -> Duration {
+    match outcome {
+        Outcome::Killed | Outcome::DeadlineExceeded { .. } => POOL_AFTER_KILL,
+        Outcome::Exited(_)
+        | Outcome::Trapped { .. }
+        | Outcome::OutOfMemory { .. }
+        | Outcome::NoMemoryLeft { .. }
+        | Outcome::TooMany { .. }
+        | Outcome::StackOverflow { .. } => POOL,
+    }
 }
 
 impl Parked {
@@ -198,6 +219,9 @@ impl Parked {
     /// Lets the guest run.
     #[must_use]
     pub fn release(self) -> Running {
+        if let Some(clock) = self.clock {
+            clock.start();
+        }
         // A thread that panicked while parked is found out when it is awaited.
         let _ = self.release.send(());
         self.running
