@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use wasi_runtime::{Guest, Input, Outcome, Output};
+use wasi_runtime::{Guest, Input, Limits, Outcome, Output};
 
 use crate::fixture::{Fixture, args, pipe, run, runtime, start};
 use crate::wasm;
@@ -272,6 +272,44 @@ fn looks_at_the_clock() -> String {
                 (i64.sub (i64.load (i32.const 136)) (i64.load (i32.const 128)))
                 (i64.const {PAUSED})))))"#
     )
+}
+
+/// Whoever lets a guest go starts its time, and so does its thread when it has its turn.
+#[test]
+fn time_starts_once_and_before_the_guest_has_its_turn() {
+    let artifact = Fixture::new().wat(&wasm::start(wasm::SPIN));
+    let prepared = artifact.prepare(limited(Duration::from_secs(1))).unwrap();
+    let begun = Instant::now();
+    prepared.clock().unwrap().start();
+    prepared.clock().unwrap().start();
+    // Its thread has its turn when its time is over.
+    while begun.elapsed() < Duration::from_secs(1) {
+        std::thread::yield_now();
+    }
+    let late = Instant::now();
+    let outcome = runtime().block_on(prepared.run());
+    assert!(matches!(outcome, Outcome::DeadlineExceeded { .. }));
+    assert!(
+        late.elapsed() < Duration::from_secs(1),
+        "it had its time again"
+    );
+    assert!(
+        artifact
+            .prepare(Guest::default())
+            .unwrap()
+            .clock()
+            .is_none()
+    );
+}
+
+fn limited(deadline: Duration) -> Guest {
+    Guest {
+        limits: Limits {
+            deadline: Some(deadline),
+            ..Limits::default()
+        },
+        ..Guest::default()
+    }
 }
 
 #[test]

@@ -69,3 +69,14 @@ fn much_memory_is_given_back_by_an_ordinary_thread() {
     )));
     assert_eq!(urgent(&artifact, true), 0);
 }
+
+#[test]
+fn who_gives_orders_comes_first_and_what_it_starts_does_not() {
+    let nice = || rustix::process::getpriority_process(None).unwrap();
+    let answers = std::thread::spawn(move || {
+        wasi_runtime::come_first().unwrap();
+        let started = std::thread::spawn(nice).join().unwrap();
+        (nice(), policy(), started)
+    });
+    assert_eq!(answers.join().unwrap(), (-10, 0, 0));
+}
