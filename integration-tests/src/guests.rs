@@ -20,6 +20,20 @@ pub fn named(name: &str) -> Result<Vec<u8>> {
         .with_context(|| format!("read {}; `make guests` compiles it", file.display()))
 }
 
+/// A compiled guest that no other one has the digest of: with a custom section of this name, which must be short.
+///
+/// # Errors
+///
+/// When it has not been compiled.
+pub fn own(name: &str, section: &str) -> Result<Vec<u8>> {
+    let mut wasm = named(name)?;
+    let length = u8::try_from(section.len()).context("a short name")?;
+    // A section of id 0 is its name, with a length of its own (core specification 5.5.3).
+    wasm.extend([0, length + 1, length]);
+    wasm.extend(section.bytes());
+    Ok(wasm)
+}
+
 /// An image of platform `wasi/wasm` that runs a compiled guest, which is its `/app.wasm`.
 ///
 /// # Errors

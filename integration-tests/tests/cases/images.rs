@@ -261,9 +261,10 @@ fn a_lost_blob_is_named_with_the_way_out(containerd: &Containerd) -> Result<()> 
     )
 }
 
-/// The versions of the interface between them differ. Once compiled, neither layer is needed.
+/// The versions of the interface between them differ. Once compiled, neither layer is needed: those of no other test.
 fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<()> {
-    let (program, library) = (guests::named("greets")?, guests::named("greeter")?);
+    let own = |name| guests::own(name, "lost");
+    let (program, library) = (own("greets")?, own("greeter")?);
     for id in ["composed-1", "composed-2"] {
         let task = made_from(containerd, id, &["greets.wasm", "you", "all"], |name| {
             Layout::of(name, artifact(&library).layer(LAYERS[2], &program))
@@ -272,8 +273,11 @@ fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<
             lose(containerd, &program)?;
             lose(containerd, &library)?;
         }
-        let lines = "a greeter that says hello\nhello you\nhello all\n";
-        writes(containerd, &task, lines)?;
+        writes(
+            containerd,
+            &task,
+            "a greeter that says hello\nhello you\nhello all\n",
+        )?;
     }
     Ok(())
 }
