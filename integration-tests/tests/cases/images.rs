@@ -261,10 +261,9 @@ fn a_lost_blob_is_named_with_the_way_out(containerd: &Containerd) -> Result<()> 
     )
 }
 
-/// The versions of the interface between them differ. Once compiled, neither layer is needed: those of no other test.
+/// The versions of the interface between them differ. Once compiled, neither layer is needed; both are no other test's.
 fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<()> {
-    let own = |name| guests::own(name, "lost");
-    let (program, library) = (own("greets")?, own("greeter")?);
+    let (program, library) = (guests::own("greets")?, guests::own("greeter")?);
     for id in ["composed-1", "composed-2"] {
         let task = made_from(containerd, id, &["greets.wasm", "you", "all"], |name| {
             Layout::of(name, artifact(&library).layer(LAYERS[2], &program))
@@ -273,11 +272,8 @@ fn components_in_several_layers_are_composed(containerd: &Containerd) -> Result<
             lose(containerd, &program)?;
             lose(containerd, &library)?;
         }
-        writes(
-            containerd,
-            &task,
-            "a greeter that says hello\nhello you\nhello all\n",
-        )?;
+        let lines = "a greeter that says hello\nhello you\nhello all\n";
+        writes(containerd, &task, lines)?;
     }
     Ok(())
 }
