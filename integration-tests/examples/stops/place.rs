@@ -153,9 +153,9 @@ impl Place {
                         namespaces.retain(|namespace| namespace["type"] != "network");
                     }
                 }),
-            // Of 0.3 all have to be asked for; the others mind it not.
             Says(_) | Reads => bundle,
         };
+        // What is no component of 0.3 does not mind it.
         let bundle = bundle
             .annotation("io.containerd.wasi.v1.wasi-0.3", "on")
             .write()?;

@@ -182,12 +182,11 @@ fn compile(engine: &Engine, order: &Order) -> Result<(), String> {
         }
         Order::Several(parts) => composed(&wasm, parts)?,
     };
-    let (mut artifact, positions) = match strides::strided(&wasm) {
-        // What is refused now, if the module itself is not, has become larger than a module may be.
-        Some(strided) => match precompile(engine, &strided.wasm) {
-            Ok(artifact) => (artifact, strided.positions),
-            Err(_) => (precompile(engine, &wasm)?, Positions::default()),
-        },
+    // What is refused then, if the module itself is not, has become larger than a module may be.
+    let strided = strides::strided(&wasm)
+        .and_then(|strided| Some((precompile(engine, &strided.wasm).ok()?, strided.positions)));
+    let (mut artifact, positions) = match strided {
+        Some(compiled) => compiled,
         None => (precompile(engine, &wasm)?, Positions::default()),
     };
     if artifact.len() as u64 > MAX_ARTIFACT {

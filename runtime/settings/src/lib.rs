@@ -19,7 +19,7 @@ pub const MAX_WASM: u64 = 256 << 20;
 /// How the compiler exits on a component that takes [`Settings::asynchronous`], and has not got it.
 pub const EXIT_ASYNCHRONOUS: u8 = 3;
 
-/// Raised whenever [`config`] changes, so that entries of older settings are not even looked at.
+/// Raised whenever [`config`] changes, or what the compiler does to a module before, so that entries of older settings are not even looked at.
 const REVISION: u32 = 2;
 
 /// How a guest that computes is stopped.
